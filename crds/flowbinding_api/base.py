@@ -1,0 +1,97 @@
+"""Building blocks of the models: the strict base class, references, names, and CEL rules.
+
+The models are the only source of truth for the API: the CRD, the offline validation and the field
+reference are all made from them. A rule that spans several fields is stated once as a `Rule`: its
+CEL text goes into the CRD, its Python twin runs in a model validator, and both give one message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic.alias_generators import to_camel
+
+SECRETS_DIRECTORY = "/var/run/flowbinding/secrets"
+"""Where a worker finds Secrets: `<directory>/<secret name>/<key>`."""
+
+CONFIGMAPS_DIRECTORY = "/var/run/flowbinding/configmaps"
+"""Where a worker finds ConfigMaps: `<directory>/<config map name>/<key>`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A constraint over several fields of one object.
+
+    Attributes:
+        cel: Expression of the API server's `x-kubernetes-validations`, over `self` (and `oldSelf`).
+        message: What a user reads when it does not hold.
+        field: Name of the field to point at, as the user writes it; empty for the object itself.
+    """
+
+    cel: str
+    message: str
+    field: str = ""
+
+
+class ApiModel(BaseModel):
+    """Base of every API object: camelCase outside, snake_case inside, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="null",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Cross-field rules that the generated CRD carries for this object."""
+
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+TopicName = Annotated[
+    str, StringConstraints(min_length=1, max_length=249, pattern=r"^[a-zA-Z0-9._-]+$")
+]
+"""A Kafka topic name (Kafka allows 249 characters of this set)."""
+
+ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=DNS_SUBDOMAIN)]
+"""The name of a Kubernetes object."""
+
+DataKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
+]
+"""A key in a Secret or a ConfigMap."""
+
+Template = Annotated[str, StringConstraints(max_length=65536)]
+"""A sandboxed Jinja2 template."""
+
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+"""A Jinja2 expression, without braces."""
+
+Url = Annotated[
+    str, StringConstraints(min_length=8, max_length=2048, pattern=r"^https?://[^\s/]+[^\s]*$")
+]
+"""An absolute http or https URL."""
+
+
+class SecretKeyRef(ApiModel):
+    """One key of a Secret in the binding's namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+    key: DataKey
+    """Key within the Secret."""
+
+
+class ConfigMapKeyRef(ApiModel):
+    """One key of a ConfigMap in the binding's namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+    key: DataKey
+    """Key within the ConfigMap."""

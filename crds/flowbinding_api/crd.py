@@ -1,0 +1,214 @@
+"""The CustomResourceDefinition, generated from the models.
+
+pydantic writes JSON Schema with `$ref`, `anyOf` for optional fields and titles; the API server wants
+a structural schema: everything inline, every node typed, no unions. This module translates, and
+refuses what it cannot translate, so that a model that would make a wrong CRD fails `make generate`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from flowbinding_api.base import ApiModel
+from flowbinding_api.binding import GROUP, KIND, MAX_NAME, PLURAL, SHORT_NAME, VERSION
+from flowbinding_api.spec import FlowBindingSpec
+from flowbinding_api.status import FlowBindingStatus
+
+HEADER = "# Generated from the models in crds/flowbinding_api by `make generate`. Do not edit.\n"
+
+_KEPT = (
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "maxProperties",
+    "required",
+    "format",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+)
+
+COLUMNS = (
+    ("Topic", "string", ".spec.source.topic", 0, "Source topic"),
+    ("Flow", "string", ".spec.flow.id", 0, "Flow"),
+    ("Replicas", "integer", ".status.replicas", 0, "Worker Pods"),
+    ("Lag", "integer", ".status.lag", 0, "Messages not yet done"),
+    ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", 0, "All is well"),
+    ("Desired", "integer", ".status.desiredReplicas", 1, "Worker Pods that should run"),
+    ("LagSeconds", "number", ".status.lagSeconds", 1, "Age of the oldest message"),
+    ("Rate", "number", ".status.arrivalRate", 1, "Messages per second that arrive"),
+    ("Reason", "string", ".status.reason", 1, "Why that many Pods"),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Since when"),
+)
+
+
+def crd() -> dict[str, Any]:
+    """The whole CustomResourceDefinition as plain data."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": [SHORT_NAME],
+                "categories": ["all"],
+            },
+            "versions": [_version()],
+        },
+    }
+
+
+def crd_yaml() -> str:
+    """The content of crds/flowbinding.yaml."""
+    return HEADER + yaml.safe_dump(crd(), sort_keys=False, width=100, allow_unicode=True)
+
+
+def _version() -> dict[str, Any]:
+    return {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.scaling.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": [
+            {"name": n, "type": t, "jsonPath": p, "priority": prio, "description": d}
+            for n, t, p, prio, d in COLUMNS
+        ],
+        "schema": {"openAPIV3Schema": _root()},
+    }
+
+
+def _root() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Runs an AI flow for every message of a Kafka topic.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": structural(FlowBindingSpec),
+            "status": structural(FlowBindingStatus),
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": f"size(self.metadata.name) <= {MAX_NAME}",
+                "message": f"metadata.name must have at most {MAX_NAME} characters",
+            }
+        ],
+    }
+
+
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """A model as a structural schema, with the rules of every model in it."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    rules = {m.__name__: _validations(m) for m in _models(model)}
+    return _node(schema, schema.get("$defs", {}), rules)
+
+
+def _models(model: type[BaseModel]) -> Iterator[type[ApiModel]]:
+    """All models reachable from `model`, itself included."""
+    seen: set[Any] = set()
+    stack: list[Any] = [model]
+    while stack:
+        item = stack.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        if inspect.isclass(item) and issubclass(item, ApiModel):
+            yield item
+            stack.extend(info.annotation for info in item.model_fields.values())
+        stack.extend(getattr(item, "__args__", ()))
+
+
+def _validations(model: type[ApiModel]) -> list[dict[str, str]]:
+    found = []
+    for rule in model.rules:
+        entry = {"rule": rule.cel, "message": f"{rule.field} {rule.message}".strip()}
+        if rule.field:
+            entry["fieldPath"] = "." + rule.field
+        found.append(entry)
+    return found
+
+
+def _node(
+    schema: Mapping[str, Any], defs: Mapping[str, Any], rules: Mapping[str, list[dict[str, str]]]
+) -> dict[str, Any]:
+    schema = _inline(schema, defs)
+    out: dict[str, Any] = {}
+    if schema.get("x-kubernetes-int-or-string"):
+        schema = {k: v for k, v in schema.items() if k not in ("anyOf", "type")}
+    elif "type" in schema:
+        out["type"] = schema["type"]
+    else:
+        raise TypeError(f"no structural type for {schema}")
+    if schema.get("description"):
+        out["description"] = " ".join(schema["description"].split())
+    out.update({key: schema[key] for key in _KEPT if key in schema})
+    if "const" in schema:
+        out["enum"] = [schema["const"]]
+    for bound, flag in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in schema:
+            out[flag], out[bound] = schema[bound], True
+    if out.get("type") == "object" and "default" in schema:
+        # The API server then fills in the fields' own defaults.
+        out["default"] = {}
+    elif schema.get("default") not in (None, []):
+        out["default"] = schema["default"]
+    if out.get("type") == "array":
+        out["items"] = _node(schema["items"], defs, rules)
+    if out.get("type") == "object":
+        out.update(_object(schema, defs, rules))
+    return out
+
+
+def _object(
+    schema: Mapping[str, Any], defs: Mapping[str, Any], rules: Mapping[str, list[dict[str, str]]]
+) -> dict[str, Any]:
+    if "properties" in schema:
+        out: dict[str, Any] = {
+            "properties": {k: _node(v, defs, rules) for k, v in schema["properties"].items()}
+        }
+        if rules.get(schema.get("title", "")):
+            out["x-kubernetes-validations"] = rules[schema["title"]]
+        return out
+    values = schema.get("additionalProperties", True)
+    if values is True:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    return {"additionalProperties": _node(values, defs, rules)}
+
+
+def _inline(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolve `$ref` and `X | None`; the description at the field wins over the type's own."""
+    own = {k: v for k, v in schema.items() if k not in ("$ref", "anyOf", "$defs")}
+    if "$ref" in schema:
+        target = _inline(defs[schema["$ref"].rsplit("/", 1)[1]], defs)
+        return {**target, **own}
+    options = [o for o in schema.get("anyOf", []) if o.get("type") != "null"]
+    if options and not schema.get("x-kubernetes-int-or-string"):
+        if len(options) > 1:
+            raise TypeError(f"a union cannot be a structural schema: {schema}")
+        return {**_inline(options[0], defs), **own}
+    return dict(schema)

@@ -1,0 +1,246 @@
+"""`spec`: a topic, a flow, and what happens in between."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from flowbinding_api.base import ApiModel, Expression, Rule, SecretKeyRef, Template, TopicName
+from flowbinding_api.flow import Flow
+from flowbinding_api.scaling import Scaling
+from flowbinding_api.worker import Worker
+
+BootstrapServers = Annotated[
+    str,
+    StringConstraints(
+        min_length=3, max_length=4096, pattern=r"^[^\s,:]+:[0-9]{1,5}(,[^\s,:]+:[0-9]{1,5})*$"
+    ),
+]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class StartFrom(StrEnum):
+    """Where a consumer group without committed offsets begins."""
+
+    EARLIEST = "Earliest"
+    LATEST = "Latest"
+
+
+class Format(StrEnum):
+    """How a message's bytes become `value`."""
+
+    AUTO = "Auto"
+    JSON = "JSON"
+    TEXT = "Text"
+    BYTES = "Bytes"
+
+
+class SaslMechanism(StrEnum):
+    """How a client proves who it is."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class Ordering(StrEnum):
+    """Which messages never overtake each other."""
+
+    KEY = "Key"
+    PARTITION = "Partition"
+    NONE = "None"
+
+
+class Source(ApiModel):
+    """Where messages come from."""
+
+    topic: TopicName | None = None
+    """The Kafka topic to consume."""
+    topics: Annotated[list[TopicName], Field(min_length=1, max_length=64)] | None = None
+    """Several Kafka topics to consume as one."""
+    consumer_group: Annotated[str, StringConstraints(min_length=1, max_length=249)] | None = None
+    """Kafka consumer group; <namespace>.<name> when absent. Cannot be changed."""
+    start_from: StartFrom = StartFrom.EARLIEST
+    """Where a group without committed offsets begins. The operator commits that position when the binding is
+    created."""
+    format: Format = Format.AUTO
+    """How bytes become `value`. Auto: JSON when it parses, else {"message": text}."""
+    filter: Expression | None = None
+    """Jinja2 expression; a message for which it is false is done without a run, and counted."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.topic) != has(self.topics)", "set exactly one of topic and topics"),
+        Rule(
+            "has(self.consumerGroup) == has(oldSelf.consumerGroup) && "
+            "(!has(self.consumerGroup) || self.consumerGroup == oldSelf.consumerGroup)",
+            "cannot be changed; create a new binding",
+            "consumerGroup",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.topic is None) == (self.topics is None):
+            raise ValueError(self.rules[0].message)
+        return self
+
+    @property
+    def all_topics(self) -> tuple[str, ...]:
+        """Every topic that is consumed, without repeats, in the user's order."""
+        names = [self.topic] if self.topic is not None else self.topics or []
+        return tuple(dict.fromkeys(names))
+
+
+class Tls(ApiModel):
+    """TLS to the brokers."""
+
+    enabled: bool = False
+    """Whether connections are encrypted."""
+    ca_secret_ref: SecretKeyRef | None = None
+    """CA certificates (PEM) to trust; the system's when absent."""
+    certificate_secret_ref: SecretKeyRef | None = None
+    """Client certificate (PEM)."""
+    key_secret_ref: SecretKeyRef | None = None
+    """Private key (PEM) of the client certificate."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.certificateSecretRef) == has(self.keySecretRef)",
+            "set both or none of certificateSecretRef and keySecretRef",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.certificate_secret_ref is None) != (self.key_secret_ref is None):
+            raise ValueError(self.rules[0].message)
+        return self
+
+
+class Sasl(ApiModel):
+    """Authentication to the brokers."""
+
+    mechanism: SaslMechanism
+    """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    username_secret_ref: SecretKeyRef
+    """The user name."""
+    password_secret_ref: SecretKeyRef
+    """The password."""
+
+
+class Kafka(ApiModel):
+    """The Kafka cluster. Omitted fields take the operator's defaults."""
+
+    bootstrap_servers: BootstrapServers | None = None
+    """Brokers to ask first: host:port, separated by commas."""
+    tls: Tls | None = None
+    """TLS to the brokers."""
+    sasl: Sasl | None = None
+    """Authentication to the brokers."""
+
+
+class Output(ApiModel):
+    """Where results go."""
+
+    topic: TopicName
+    """Topic of the results."""
+    key: Template = "{{ key }}"
+    """Template of the result's key; the message's own bytes by default, null if they are null."""
+    value: Template | None = None
+    """Template of the result's value. Default: JSON with result, source, binding, flow, sessionId and
+    timestamp."""
+
+
+class DeadLetter(ApiModel):
+    """Where messages go that cannot be processed."""
+
+    enabled: bool = True
+    """False: such messages are logged, counted and skipped."""
+    topic: TopicName | None = None
+    """Dead-letter topic; <source topic>.<binding>.dlq when absent."""
+
+
+class Retry(ApiModel):
+    """How often and when a failed run is tried again: exponential back-off with full jitter."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Runs of one message, the first one included, before it becomes a dead letter."""
+    initial_backoff_seconds: Seconds = 1
+    """Upper bound of the first wait; it doubles from attempt to attempt."""
+    max_backoff_seconds: Seconds = 60
+    """Upper bound of every wait."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.initialBackoffSeconds <= self.maxBackoffSeconds",
+            "must not exceed maxBackoffSeconds",
+            "initialBackoffSeconds",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.initial_backoff_seconds > self.max_backoff_seconds:
+            raise ValueError(f"initialBackoffSeconds: {self.rules[0].message}")
+        return self
+
+
+class Concurrency(ApiModel):
+    """How many runs happen at once."""
+
+    per_replica: Annotated[int, Field(ge=1, le=10000)] = 10
+    """Runs in flight in one worker."""
+    ordering: Ordering = Ordering.KEY
+    """Which messages never overtake each other: those of one key, of one partition, or none."""
+
+
+class FlowBindingSpec(ApiModel):
+    """What a user asks for."""
+
+    paused: bool = False
+    """True: no workers run; the lag is still watched."""
+    source: Source
+    """Where messages come from."""
+    kafka: Kafka = Kafka()
+    """The Kafka cluster; the operator's default when absent."""
+    flow: Flow
+    """The flow that runs once for each message."""
+    output: Output | None = None
+    """Where results go; nowhere when absent."""
+    dead_letter: DeadLetter = DeadLetter()
+    """Where messages go that cannot be processed."""
+    retry: Retry = Retry()
+    """How often and when a failed run is tried again."""
+    concurrency: Concurrency = Concurrency()
+    """How many runs happen at once."""
+    scaling: Scaling = Scaling()
+    """How many workers run."""
+    worker: Worker = Worker()
+    """The worker Pods."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.output) || !((has(self.source.topic) && self.output.topic == self.source.topic)"
+            " || (has(self.source.topics) && self.source.topics.exists(t, t == self.output.topic)))",
+            "must not be a source topic: every result would run the flow again",
+            "output.topic",
+        ),
+        Rule(
+            "!has(self.deadLetter.topic) ||"
+            " !((has(self.source.topic) && self.deadLetter.topic == self.source.topic)"
+            " || (has(self.source.topics) && self.source.topics.exists(t, t == self.deadLetter.topic)))",
+            "must not be a source topic: every dead letter would run the flow again",
+            "deadLetter.topic",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _no_loops(self) -> Self:
+        output, dead_letter = self.rules
+        if self.output is not None and self.output.topic in self.source.all_topics:
+            raise ValueError(f"output.topic: {output.message}")
+        if self.dead_letter.topic in self.source.all_topics:
+            raise ValueError(f"deadLetter.topic: {dead_letter.message}")
+        return self
