@@ -1,0 +1,72 @@
+"""Every reason a condition, an Event or a metric may carry, with what it means and what to do.
+
+One list for both programs and for the troubleshooting page, which is generated from it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """CamelCase reasons; the docstring table `REMEDIES` tells what to do about each."""
+
+    # Ready and Degraded
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    HEALTHY = "Healthy"
+    INVALID_SPEC = "InvalidSpec"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105
+    CONFIG_MAP_MISSING = "ConfigMapMissing"
+    APPLY_REFUSED = "ApplyRefused"
+
+    # TopicAvailable
+    TOPIC_FOUND = "TopicFound"
+    TOPIC_MISSING = "TopicMissing"
+    TOPIC_UNAUTHORIZED = "TopicUnauthorized"
+    KAFKA_NOT_CONFIGURED = "KafkaNotConfigured"
+    KAFKA_UNREACHABLE = "KafkaUnreachable"
+    KAFKA_UNAUTHORIZED = "KafkaUnauthorized"
+
+    # FlowConfigured
+    CONFIGURED = "Configured"
+    SKIPPED = "Skipped"
+    FLOW_FILE_INVALID = "FlowFileInvalid"
+
+    # FlowReachable
+    FLOW_ANSWERED = "FlowAnswered"
+    NOT_CALLED_YET = "NotCalledYet"
+    FLOW_UNAUTHORIZED = "FlowUnauthorized"
+    FLOW_NOT_FOUND = "FlowNotFound"
+    FLOW_UNREACHABLE = "FlowUnreachable"
+    FLOW_MISCONFIGURED = "FlowMisconfigured"
+    FLOW_FAILING = "FlowFailing"
+    ENGINE_MISSING = "EngineMissing"
+
+    # WorkersAvailable
+    WORKERS_READY = "WorkersReady"
+    SCALED_TO_ZERO = "ScaledToZero"
+    WORKERS_STARTING = "WorkersStarting"
+    WORKERS_UNAVAILABLE = "WorkersUnavailable"
+    WORKERS_CRASHING = "WorkersCrashing"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+
+    # Degraded, as workers report it
+    OUTPUT_UNAVAILABLE = "OutputUnavailable"
+    DEAD_LETTER_UNAVAILABLE = "DeadLetterUnavailable"
+
+    # ScalingActive, ScalingLimited, status.reason
+    LAG_KNOWN = "LagKnown"
+    LAG_UNKNOWN = "LagUnknown"
+    NOT_LIMITED = "NotLimited"
+    BACKLOG = "Backlog"
+    ARRIVALS = "Arrivals"
+    IDLE = "Idle"
+    MIN_REPLICAS = "MinReplicas"
+    MAX_REPLICAS = "MaxReplicas"
+    PARTITION_LIMIT = "PartitionLimit"
+    STABILIZING = "Stabilizing"
+    STATIC = "Static"
+    EXTERNAL = "External"
+    PAUSED = "Paused"
+    NOT_PAUSED = "NotPaused"

@@ -1,0 +1,1 @@
+"""The operator: turns FlowBindings into scaled worker Deployments."""

@@ -1,0 +1,1 @@
+"""The worker: consumes a Kafka topic and runs a flow for every message."""

@@ -1,0 +1,155 @@
+"""The worker's seams: what the engine knows of Kafka and of flow servers.
+
+The engine speaks only to these protocols. `kafka` and the modules in `flows` implement them; tests
+implement them too. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from flowbinding_api.errors import FlowBindingError
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A consumed message, as bytes.
+
+    Attributes:
+        partition: Where it was read.
+        offset: Its offset there.
+        key: Its key; None for a null key.
+        value: Its value; None for a tombstone.
+        headers: Its headers in order; names may repeat.
+        timestamp_ms: Kafka's timestamp in milliseconds since the epoch.
+    """
+
+    partition: Partition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp_ms: int
+
+
+class Failure(StrEnum):
+    """What a failed run means for its message and for the others.
+
+    TRANSIENT: may pass by itself; retried with back-off, at most `retry.maxAttempts` runs.
+    THROTTLE: the server asks for less; retried after `retry_after_seconds`, not counted as a failure
+        of the message.
+    POISON: this message can never succeed; a dead letter at once.
+    CONFIGURATION: no message can succeed until somebody repairs something; nothing is lost or
+        counted, the circuit opens and probes.
+    """
+
+    TRANSIENT = "Transient"
+    THROTTLE = "Throttle"
+    POISON = "Poison"
+    CONFIGURATION = "Configuration"
+
+
+class Stage(StrEnum):
+    """Where processing of a message failed, as dead letters say it."""
+
+    DECODE = "DECODE"
+    TEMPLATE = "TEMPLATE"
+    CALL = "CALL"
+    OUTPUT = "OUTPUT"
+
+
+class ProcessingError(FlowBindingError):
+    """A message could not be processed.
+
+    Args:
+        message: One sentence; never holds secrets.
+        failure: What it means, see `Failure`.
+        stage: Where it happened.
+        reason: CamelCase; a configuration failure's reason shows as the binding's condition.
+        status: HTTP status, if there was one.
+        response: The server's answer, cut to 2 KiB.
+        retry_after_seconds: When the server said when to come back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure: Failure,
+        stage: Stage,
+        reason: str,
+        status: int | None = None,
+        response: str = "",
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(
+            message, reason=reason, retriable=failure in (Failure.TRANSIENT, Failure.THROTTLE)
+        )
+        self.failure = failure
+        self.stage = stage
+        self.status = status
+        self.response = response[:2048]
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRequest:
+    """One run, rendered for one message.
+
+    Attributes:
+        request_id: Stable over retries: `<topic>-<partition>-<offset>`.
+        input: The flow's input text.
+        session_id: Never empty.
+        tweaks: Component overrides with all templates rendered.
+    """
+
+    request_id: str
+    input: str
+    session_id: str
+    tweaks: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowResult:
+    """A run's answer.
+
+    Attributes:
+        value: Text, or JSON data (an object, rows) where the flow answers with data. The empty text
+            is an answer.
+        run_id: The server's id of the run, for tracing.
+    """
+
+    value: Any
+    run_id: str | None = None
+
+
+class Flow(Protocol):
+    """Runs one flow. Implementations are safe for concurrent `run` calls."""
+
+    async def start(self) -> None:
+        """Prepare (imports, connections). Readiness waits for it.
+
+        Raises:
+            ProcessingError: CONFIGURATION, when it cannot run until something is repaired. `run`
+                then raises the same, and recovers by itself after the repair.
+        """
+
+    async def run(self, request: FlowRequest) -> FlowResult:
+        """Run the flow once.
+
+        Raises:
+            ProcessingError: Classified; a timeout after `flow.timeoutSeconds` included.
+        """
+
+    async def close(self) -> None:
+        """Release everything."""
