@@ -1,8 +1,9 @@
 """The CustomResourceDefinition, generated from the models.
 
-pydantic writes JSON Schema with `$ref`, `anyOf` for optional fields and titles; the API server wants
-a structural schema: everything inline, every node typed, no unions. This module translates, and
-refuses what it cannot translate, so that a model that would make a wrong CRD fails `make generate`.
+pydantic writes JSON Schema with `$ref`, `anyOf` for optional fields and titles; the API server
+wants a structural schema: everything inline, every node typed, no unions. This module translates,
+and refuses what it cannot translate, so that a model that would make a wrong CRD fails
+`make generate`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The error root.
 
-Every error that FlowBinding raises on purpose is a `FlowBindingError`. Its `reason` is the CamelCase
-word that users meet again as a condition reason, an Event reason and a metric label; `retriable`
-says whether trying again later may help without anybody changing anything.
+Every error that FlowBinding raises on purpose is a `FlowBindingError`. Its `reason` is the
+CamelCase word that users meet again as a condition reason, an Event reason and a metric label;
+`retriable` says whether trying again later may help without anybody changing anything.
 """
 
 from __future__ import annotations

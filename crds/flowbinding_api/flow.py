@@ -38,7 +38,7 @@ AbsolutePath = Annotated[
 
 
 class FlowFile(ApiModel):
-    """Where the Local backend finds its flow JSON. A flow file contains code that the worker runs."""
+    """Where the Local backend finds its flow JSON. A flow file is code that the worker runs."""
 
     config_map_key_ref: ConfigMapKeyRef | None = None
     """The flow JSON as a key of a ConfigMap (at most 1 MiB)."""
@@ -63,11 +63,11 @@ class Flow(ApiModel):
     """The flow that runs once for each message."""
 
     backend: Backend = Backend.LANGFLOW
-    """What runs the flow: a Langflow server, the worker itself (Local), or nothing (Echo returns its
-    input)."""
+    """What runs the flow: a Langflow server, the worker itself (Local), or nothing (Echo returns
+    its input)."""
     id: FlowId | None = None
-    """Flow UUID or endpoint name. Without it a Langflow binding runs nothing: condition FlowConfigured is
-    False with reason Skipped."""
+    """Flow UUID or endpoint name. Without it a Langflow binding runs nothing: condition
+    FlowConfigured is False with reason Skipped."""
     url: Url | None = None
     """Base URL of the Langflow server, e.g. http://langflow:7860."""
     api: LangflowApi = LangflowApi.RUN
@@ -77,10 +77,11 @@ class Flow(ApiModel):
     api_key_header: HeaderName = "x-api-key"
     """Header that carries the API key."""
     timeout_seconds: Annotated[float, Field(gt=0, le=7200)] = 60
-    """How long one run may take. The Pod's grace period and the consumer's timeouts follow from it."""
+    """How long one run may take, in seconds. The Pod's grace period and the consumer's timeouts
+    follow from it."""
     input: Template = "{{ value.message if value.message is defined else text }}"
-    """Template of the flow's input text. Variables: value, text, key, headers, topic, partition, offset,
-    timestamp, binding."""
+    """Template of the flow's input text. Variables: value, text, key, headers, topic, partition,
+    offset, timestamp, binding."""
     input_type: InputType = "any"
     """Which input component takes the input: any, chat or text."""
     output_type: OutputType = "any"
@@ -90,7 +91,7 @@ class Flow(ApiModel):
     session_id: Template = "{{ key or topic ~ '-' ~ partition ~ '-' ~ offset }}"
     """Template of the session. Without one, all messages would share one chat history."""
     tweaks: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of component fields, by component id or name. Strings anywhere in it are templates."""
+    """Overrides of component fields, by component id or name. Strings in it are templates."""
     file: FlowFile | None = None
     """The flow JSON of the Local backend."""
 

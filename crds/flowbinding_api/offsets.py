@@ -4,17 +4,17 @@ A committed offset alone says that everything before it is done. The metadata ad
 messages after it are done too, so that a restart runs again only what was unfinished, and how the
 worker is doing, so that the operator can scale without asking any Pod.
 
-Text form: `FB1` followed by unpadded base64url of `body + crc32`. The checksum covers the committed
-offset as well, so metadata never speaks for an offset it was not written with. Integers are unsigned
-LEB128 varints:
+Text form: `FB1` followed by unpadded base64url of `body + crc32`. The checksum covers the
+committed offset as well, so metadata never speaks for an offset it was not written with. Integers
+are unsigned LEB128 varints:
 
     version · hi_done - offset · count · count deltas of unfinished offsets
     flags · [instance · slots · busy ‰ · mean µs · oldest ms · reason · message]
 
-`hi_done` is one past the highest finished offset; unfinished offsets beyond it need no listing. The
-set of unfinished offsets is encoded rather than the span of finished ones because its size is bounded
-by what a worker holds, while the span behind one slow message is not. (Confluent's Parallel Consumer
-writes the span as a bitmap or run lengths and stalls when it does not fit.)
+`hi_done` is one past the highest finished offset; unfinished offsets beyond it need no listing.
+The set of unfinished offsets is encoded rather than the span of finished ones because its size is
+bounded by what a worker holds, while the span behind one slow message is not. (Confluent's Parallel
+Consumer writes the span as a bitmap or run lengths and stalls when it does not fit.)
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ _VERSION = 1
 
 
 class MetadataError(FlowBindingError):
-    """Commit metadata that is foreign, damaged, or belongs to another offset. Always safe to ignore:
-    the messages then run again."""
+    """Commit metadata that is foreign, damaged, or belongs to another offset.
+
+    Always safe to ignore: the messages then run again.
+    """
 
     reason = "MetadataInvalid"
 
@@ -104,8 +106,7 @@ def encode(offset: int, progress: Progress, figures: Figures | None = None) -> s
         text = _text(offset, progress, figures)
     keep = len(progress.unfinished)
     while len(text) > MAX_METADATA and keep:
-        keep = keep * MAX_METADATA // len(text) - 1 if keep > 1 else 0
-        keep = max(0, keep)
+        keep = max(0, keep * MAX_METADATA // len(text) - 1)
         cut = Progress(progress.unfinished[keep], progress.unfinished[:keep])
         text = _text(offset, cut, figures)
     return text

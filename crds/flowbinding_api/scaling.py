@@ -48,8 +48,8 @@ class Scaling(ApiModel):
     """How many workers run."""
 
     mode: ScalingMode = ScalingMode.LAG
-    """Lag: from the backlog. Static: `replicas`. External: an HPA or KEDA drives `replicas` through the
-    scale subresource."""
+    """Lag: from the backlog. Static: `replicas`. External: an HPA or KEDA drives `replicas` through
+    the scale subresource."""
     replicas: Replicas = 1
     """Replicas in the modes Static and External."""
     min_replicas: Replicas = 0

@@ -63,8 +63,8 @@ class Source(ApiModel):
     consumer_group: Annotated[str, StringConstraints(min_length=1, max_length=249)] | None = None
     """Kafka consumer group; <namespace>.<name> when absent. Cannot be changed."""
     start_from: StartFrom = StartFrom.EARLIEST
-    """Where a group without committed offsets begins. The operator commits that position when the binding is
-    created."""
+    """Where a group without committed offsets begins. The operator commits that position when the
+    binding is created."""
     format: Format = Format.AUTO
     """How bytes become `value`. Auto: JSON when it parses, else {"message": text}."""
     filter: Expression | None = None
@@ -149,8 +149,8 @@ class Output(ApiModel):
     key: Template = "{{ key }}"
     """Template of the result's key; the message's own bytes by default, null if they are null."""
     value: Template | None = None
-    """Template of the result's value. Default: JSON with result, source, binding, flow, sessionId and
-    timestamp."""
+    """Template of the result's value. Default: JSON with result, source, binding, flow, sessionId
+    and timestamp."""
 
 
 class DeadLetter(ApiModel):
@@ -196,6 +196,15 @@ class Concurrency(ApiModel):
     """Which messages never overtake each other: those of one key, of one partition, or none."""
 
 
+def _consumes(topic: str) -> str:
+    """CEL: whether `topic` is one of the source topics."""
+    source = "self.source"
+    return (
+        f"(has({source}.topic) && {topic} == {source}.topic"
+        f" || has({source}.topics) && {source}.topics.exists(t, t == {topic}))"
+    )
+
+
 class FlowBindingSpec(ApiModel):
     """What a user asks for."""
 
@@ -222,15 +231,12 @@ class FlowBindingSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.output) || !((has(self.source.topic) && self.output.topic == self.source.topic)"
-            " || (has(self.source.topics) && self.source.topics.exists(t, t == self.output.topic)))",
+            "!has(self.output) || !" + _consumes("self.output.topic"),
             "must not be a source topic: every result would run the flow again",
             "output.topic",
         ),
         Rule(
-            "!has(self.deadLetter.topic) ||"
-            " !((has(self.source.topic) && self.deadLetter.topic == self.source.topic)"
-            " || (has(self.source.topics) && self.source.topics.exists(t, t == self.deadLetter.topic)))",
+            "!has(self.deadLetter.topic) || !" + _consumes("self.deadLetter.topic"),
             "must not be a source topic: every dead letter would run the flow again",
             "deadLetter.topic",
         ),

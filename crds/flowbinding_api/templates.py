@@ -1,7 +1,7 @@
 """The template language: sandboxed Jinja2, strict about undefined names.
 
-Lives beside the models because a template is part of what a manifest may say: the operator rejects a
-broken one with the field's path before any worker starts, and the worker compiles the same text
+Lives beside the models because a template is part of what a manifest may say: the operator rejects
+a broken one with the field's path before any worker starts, and the worker compiles the same text
 once and runs it for every message.
 """
 
@@ -40,7 +40,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     # Results are JSON and prompts, never HTML.
     env = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
+        autoescape=False,
         keep_trailing_newline=True,
     )
     env.filters["tojson"] = _tojson
