@@ -8,10 +8,12 @@ CEL text goes into the CRD, its Python twin runs in a model validator, and both 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
+
+from flowbinding_api.templates import checked_expression, checked_leaves, checked_template
 
 SECRETS_DIRECTORY = "/var/run/flowbinding/secrets"
 """Where a worker finds Secrets: `<directory>/<secret name>/<key>`."""
@@ -67,11 +69,16 @@ DataKey = Annotated[
 ]
 """A key in a Secret or a ConfigMap."""
 
-Template = Annotated[str, StringConstraints(max_length=65536)]
+Template = Annotated[str, StringConstraints(max_length=65536), AfterValidator(checked_template)]
 """A sandboxed Jinja2 template."""
 
-Expression = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Expression = Annotated[
+    str, StringConstraints(min_length=1, max_length=4096), AfterValidator(checked_expression)
+]
 """A Jinja2 expression, without braces."""
+
+TemplateTree = Annotated[dict[str, Any], AfterValidator(checked_leaves)]
+"""Free-form data in which every string is a template."""
 
 Url = Annotated[
     str, StringConstraints(min_length=8, max_length=2048, pattern=r"^https?://[^\s/]+[^\s]*$")

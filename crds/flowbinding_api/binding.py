@@ -12,7 +12,6 @@ from pydantic.alias_generators import to_camel
 from flowbinding_api.base import DNS_LABEL, DNS_SUBDOMAIN, ApiModel
 from flowbinding_api.errors import InvalidBindingError, Problem
 from flowbinding_api.spec import FlowBindingSpec
-from flowbinding_api.templates import template_problems
 
 GROUP = "flowbinding.io"
 VERSION = "v1alpha1"
@@ -88,13 +87,9 @@ def parse_binding(document: Mapping[str, Any]) -> FlowBinding:
         InvalidBindingError: Listing every problem with the path of its field.
     """
     try:
-        binding = FlowBinding.model_validate(_without_nulls(document))
+        return FlowBinding.model_validate(_without_nulls(document))
     except ValidationError as error:
         raise InvalidBindingError([_problem(item) for item in error.errors()]) from None
-    problems = template_problems(binding.spec)
-    if problems:
-        raise InvalidBindingError(problems)
-    return binding
 
 
 def load_binding(text: str) -> FlowBinding:

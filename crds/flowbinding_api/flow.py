@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from flowbinding_api.base import ApiModel, ConfigMapKeyRef, Rule, SecretKeyRef, Template, Url
+from flowbinding_api.base import (
+    ApiModel,
+    ConfigMapKeyRef,
+    Rule,
+    SecretKeyRef,
+    Template,
+    TemplateTree,
+    Url,
+)
 
 
 class Backend(StrEnum):
@@ -90,7 +98,7 @@ class Flow(ApiModel):
     """Id of the component whose answer counts; required when a flow has several outputs."""
     session_id: Template = "{{ key or topic ~ '-' ~ partition ~ '-' ~ offset }}"
     """Template of the session. Without one, all messages would share one chat history."""
-    tweaks: dict[str, Any] = Field(default_factory=dict)
+    tweaks: TemplateTree = Field(default_factory=dict)
     """Overrides of component fields, by component id or name. Strings in it are templates."""
     file: FlowFile | None = None
     """The flow JSON of the Local backend."""

@@ -8,14 +8,11 @@ once and runs it for every message.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from flowbinding_api.errors import Problem
-from flowbinding_api.spec import FlowBindingSpec
 
 VARIABLES = (
     "value",
@@ -47,40 +44,50 @@ def environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
-def template_fields(spec: FlowBindingSpec) -> Iterator[tuple[str, str]]:
-    """Every template in a spec as (field path, text)."""
-    yield "spec.flow.input", spec.flow.input
-    yield "spec.flow.sessionId", spec.flow.session_id
-    yield from _leaves("spec.flow.tweaks", spec.flow.tweaks)
-    if spec.output is not None:
-        yield "spec.output.key", spec.output.key
-        if spec.output.value is not None:
-            yield "spec.output.value", spec.output.value
+def checked_template(text: str) -> str:
+    """`text` itself.
+
+    Raises:
+        ValueError: With line and reason, when it is no template.
+    """
+    try:
+        _CHECKER.compile(text)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"template line {error.lineno}: {error.message}") from None
+    return text
 
 
-def template_problems(spec: FlowBindingSpec) -> list[Problem]:
-    """Syntax errors of all templates and expressions, each with its field and line."""
-    env = environment()
-    problems = []
-    for path, text in template_fields(spec):
-        try:
-            env.compile(text)
-        except TemplateSyntaxError as error:
-            problems.append(Problem(path, f"template line {error.lineno}: {error.message}"))
-    if spec.source.filter is not None:
-        try:
-            env.compile_expression(spec.source.filter, undefined_to_none=False)
-        except TemplateSyntaxError as error:
-            problems.append(Problem("spec.source.filter", f"expression: {error.message}"))
-    return problems
+def checked_expression(text: str) -> str:
+    """`text` itself.
+
+    Raises:
+        ValueError: With the reason, when it is no expression.
+    """
+    try:
+        _CHECKER.compile_expression(text)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"expression line {error.lineno}: {error.message}") from None
+    return text
 
 
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+def checked_leaves(value: Any, path: str = "") -> Any:
+    """`value` itself, after every string anywhere in it was checked as a template.
+
+    Raises:
+        ValueError: Naming the path below `value` as well.
+    """
     if isinstance(value, str):
-        yield path, value
+        try:
+            checked_template(value)
+        except ValueError as error:
+            raise ValueError(f"{path.lstrip('.')}: {error}" if path else str(error)) from None
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _leaves(f"{path}.{key}", item)
+            checked_leaves(item, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _leaves(f"{path}[{index}]", item)
+            checked_leaves(item, f"{path}[{index}]")
+    return value
+
+
+_CHECKER = environment()
