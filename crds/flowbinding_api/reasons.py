@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """CamelCase reasons; the docstring table `REMEDIES` tells what to do about each."""
+    """CamelCase reasons; `troubleshooting.ADVICE` says what each means and what to do."""
 
     # Ready and Degraded
     READY = "Ready"

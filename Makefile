@@ -1,0 +1,115 @@
+# FlowBinding. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+IMAGE ?= flowbinding/flowbinding:dev
+
+# The working directory must not win over installed packages: a folder here is called `operator`.
+export PYTHONSAFEPATH := 1
+TESTBED := PYTHONPATH=tests $(BIN)/python -m testbed
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
+	  awk -F'\t' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+
+.PHONY: install
+install: .venv/.installed ## Make the virtual environment (.venv) from the locked dependencies
+
+.venv/.installed: requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "FlowBinding needs Python 3.11 or newer; set PYTHON=... (found: $$($(PYTHON) --version))"; exit 1; }
+	@echo "Installing the Python environment (about two minutes once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+##@ Use it
+
+.PHONY: demo
+demo: install ## Show it all: testbed, operator, three chained flows, bursts of messages, 0 to N to 0 workers
+	@PYTHONPATH=tests $(BIN)/python examples/loan/demo.py $(DEMO)
+
+.PHONY: up
+up: install ## Start a real Kafka and a real Kubernetes (or use kind when KUBECONFIG says so)
+	@$(TESTBED) up
+
+.PHONY: down
+down: install ## Stop them and remove their data
+	@$(TESTBED) down
+
+.PHONY: status
+status: install ## Show what of the testbed runs
+	@$(TESTBED) status
+
+.PHONY: kind-up
+kind-up: install ## Create a kind cluster for the demo (needs Docker and kind)
+	@$(TESTBED) kind-up
+
+.PHONY: kind-down
+kind-down: install ## Delete it
+	@$(TESTBED) kind-down
+
+##@ Check it
+
+.PHONY: test
+test: lint types verify unit integration e2e ## Everything that CI runs
+
+.PHONY: lint
+lint: install ## Style, layers, dead links between files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-timings 2>&1 | tail -n 12
+
+.PHONY: types
+types: install ## mypy, strict, tests included
+	@$(BIN)/mypy
+
+.PHONY: verify
+verify: install ## Generated files are up to date
+	@$(BIN)/python crds/generate.py --check
+
+.PHONY: unit
+unit: install ## Fast tests without any server
+	@$(BIN)/pytest tests/unit
+
+.PHONY: integration
+integration: install ## Worker and lag client on a real broker, flows on real engines
+	@$(BIN)/pytest tests/integration
+
+.PHONY: e2e
+e2e: install ## Operator, chart and CRD on a real API server
+	@$(BIN)/pytest tests/e2e
+
+##@ Change it
+
+.PHONY: fmt
+fmt: install ## Format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+.PHONY: generate
+generate: install ## Write what is generated from the models: CRD, chart, reference
+	@$(BIN)/python crds/generate.py
+
+.PHONY: lock
+lock: ## Resolve the dependencies anew (needs uv)
+	@for name in dev:dev image:operator,worker local:operator,worker,local; do \
+	  extras=$$(echo "$${name#*:}" | sed -E 's/([a-z]+),?/--extra \1 /g'); \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    $$extras pyproject.toml -o requirements/$${name%%:*}.lock; done
+
+.PHONY: image
+image: ## Build the container image (needs Docker)
+	docker build --target runtime -t $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove everything that was made here
+	@test ! -x $(BIN)/python || $(TESTBED) down || true
+	@rm -rf .venv .testbed dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

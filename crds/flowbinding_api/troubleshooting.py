@@ -1,0 +1,190 @@
+"""The troubleshooting page (docs/troubleshooting.md): what each reason means and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flowbinding_api.reasons import Reason
+
+_INTRODUCTION = """\
+# Troubleshooting by condition reason
+
+Generated from the list of reasons by `make generate`. Start here:
+
+```sh
+kubectl get fb                     # Ready, lag, replicas
+kubectl describe fb NAME           # conditions with their reasons and messages, and Events
+kubectl logs deploy/NAME-worker    # what a worker says
+```
+
+No message is lost while a condition reports a problem: offsets are committed only past finished
+messages, and what waits is processed after the repair, without restarting anything.
+
+| reason | condition | what it means | what to do |
+|---|---|---|---|
+"""
+
+ADVICE: Mapping[Reason, tuple[str, str, str]] = {
+    Reason.READY: ("Ready=True", "All is well.", ""),
+    Reason.RECONCILING: ("Ready=Unknown", "The binding was just created or changed.", "Wait."),
+    Reason.HEALTHY: ("Degraded=False", "No worker reports trouble.", ""),
+    Reason.INVALID_SPEC: (
+        "Ready=False",
+        "The manifest passed the API server but breaks a rule that only the operator checks, "
+        "such as a template's syntax.",
+        "Repair the field that the message names.",
+    ),
+    Reason.SECRET_MISSING: (
+        "Ready=False",
+        "A Secret that the spec refers to, or its key, does not exist in the binding's namespace.",
+        "Create it; it is found within seconds.",
+    ),
+    Reason.CONFIG_MAP_MISSING: (
+        "Ready=False",
+        "The ConfigMap of the flow file, or its key, does not exist in the binding's namespace.",
+        "Create it; it is found within seconds.",
+    ),
+    Reason.APPLY_REFUSED: (
+        "Ready=False",
+        "The API server refused the ConfigMap or the Deployment of the workers.",
+        "The message holds the server's words; mostly a wrong value in spec.worker, a quota or a "
+        "policy.",
+    ),
+    Reason.TOPIC_FOUND: ("TopicAvailable=True", "All source topics exist.", ""),
+    Reason.TOPIC_MISSING: (
+        "TopicAvailable=False",
+        "A source topic does not exist.",
+        "Create it, or repair spec.source.topic.",
+    ),
+    Reason.TOPIC_UNAUTHORIZED: (
+        "TopicAvailable=False",
+        "Kafka does not let the operator describe the topic or the consumer group.",
+        "Grant DESCRIBE and READ on the topic, and READ on the group.",
+    ),
+    Reason.KAFKA_NOT_CONFIGURED: (
+        "TopicAvailable=False",
+        "Neither the binding nor the operator names a Kafka cluster.",
+        "Set spec.kafka.bootstrapServers, or the chart's kafka.bootstrapServers.",
+    ),
+    Reason.KAFKA_UNREACHABLE: (
+        "TopicAvailable=Unknown",
+        "No broker answers. The lag is unknown, so the number of workers stays as it is.",
+        "Check bootstrapServers, the network and the brokers' advertised listeners.",
+    ),
+    Reason.KAFKA_UNAUTHORIZED: (
+        "TopicAvailable=False",
+        "The brokers refuse the credentials or the certificate.",
+        "Check spec.kafka.sasl and spec.kafka.tls and the Secrets behind them.",
+    ),
+    Reason.CONFIGURED: ("FlowConfigured=True", "There is a flow to run.", ""),
+    Reason.SKIPPED: (
+        "FlowConfigured=False",
+        "spec.flow.id is absent, so nothing runs. That is a state, not an error.",
+        "Set spec.flow.id when the flow is there.",
+    ),
+    Reason.FLOW_FILE_INVALID: (
+        "FlowConfigured=False or FlowReachable=False",
+        "The flow JSON cannot be read or is no Langflow flow.",
+        "Export the flow again and update the ConfigMap; workers load it anew by themselves.",
+    ),
+    Reason.FLOW_ANSWERED: ("FlowReachable=True", "Workers run the flow without trouble.", ""),
+    Reason.NOT_CALLED_YET: ("FlowReachable=Unknown", "No worker has called the flow yet.", ""),
+    Reason.FLOW_UNAUTHORIZED: (
+        "FlowReachable=False",
+        "The flow server refuses the API key (401 or 403).",
+        "Repair the Secret behind spec.flow.apiKeySecretRef; workers read it anew.",
+    ),
+    Reason.FLOW_NOT_FOUND: (
+        "FlowReachable=False",
+        "The flow server does not know spec.flow.id.",
+        "Import the flow, or repair the id (a UUID, or the endpoint name).",
+    ),
+    Reason.FLOW_UNREACHABLE: (
+        "FlowReachable=False",
+        "The flow server's name does not resolve, it refuses connections, or TLS fails.",
+        "Check spec.flow.url from within the cluster.",
+    ),
+    Reason.FLOW_MISCONFIGURED: (
+        "FlowReachable=False",
+        "The server answers, but not as the binding expects: several outputs, no output, a refused "
+        "tweak, a redirect, or a web page instead of JSON.",
+        "The message says which; set spec.flow.outputComponent, tweaks or url accordingly.",
+    ),
+    Reason.FLOW_FAILING: (
+        "FlowReachable=False",
+        "Most runs fail or are throttled, so workers pause and probe.",
+        "Look at the flow server; processing resumes by itself.",
+    ),
+    Reason.ENGINE_MISSING: (
+        "FlowReachable=False",
+        "The worker image has no flow engine, or lacks a component package.",
+        "Use the image target `local`, or an image of your own with the package that is named.",
+    ),
+    Reason.WORKERS_READY: ("WorkersAvailable=True", "All wanted workers are ready.", ""),
+    Reason.SCALED_TO_ZERO: ("WorkersAvailable=True", "No workers are wanted.", ""),
+    Reason.WORKERS_STARTING: ("WorkersAvailable=False", "Workers are starting.", "Wait."),
+    Reason.WORKERS_UNAVAILABLE: (
+        "WorkersAvailable=False",
+        "Worker Pods do not become ready.",
+        "`kubectl describe pod` of a worker; mostly too few resources or a missing volume.",
+    ),
+    Reason.WORKERS_CRASHING: (
+        "WorkersAvailable=False",
+        "A worker exits again and again.",
+        "`kubectl logs --previous` of the Pod; the message holds the exit code.",
+    ),
+    Reason.IMAGE_UNAVAILABLE: (
+        "WorkersAvailable=False",
+        "The worker image cannot be pulled.",
+        "Check spec.worker.image, imagePullSecrets and the registry.",
+    ),
+    Reason.OUTPUT_UNAVAILABLE: (
+        "Degraded=True",
+        "Results cannot be written to spec.output.topic; messages wait.",
+        "Create the topic, or grant WRITE.",
+    ),
+    Reason.DEAD_LETTER_UNAVAILABLE: (
+        "Degraded=True",
+        "Dead letters cannot be written; the messages they stand for wait.",
+        "Create the dead-letter topic, or grant WRITE.",
+    ),
+    Reason.LAG_KNOWN: ("ScalingActive=True", "The lag is known.", ""),
+    Reason.LAG_UNKNOWN: (
+        "ScalingActive=False",
+        "The lag is not known at the moment; the number of workers stays as it is.",
+        "See TopicAvailable.",
+    ),
+    Reason.NOT_LIMITED: ("ScalingLimited=False", "Nothing limits the number of workers.", ""),
+    Reason.BACKLOG: ("status.reason", "So many workers because of the backlog.", ""),
+    Reason.ARRIVALS: ("status.reason", "So many workers because of the arrival rate.", ""),
+    Reason.IDLE: ("status.reason", "Nothing to do for idleSeconds.", ""),
+    Reason.MIN_REPLICAS: ("status.reason", "minReplicas keeps workers running.", ""),
+    Reason.MAX_REPLICAS: (
+        "ScalingLimited=True",
+        "maxReplicas is below what the lag asks for.",
+        "Raise spec.scaling.maxReplicas if the flow server can take it.",
+    ),
+    Reason.PARTITION_LIMIT: (
+        "ScalingLimited=True",
+        "A consumer group cannot use more workers than there are partitions.",
+        "Raise spec.concurrency.perReplica, or add partitions.",
+    ),
+    Reason.STABILIZING: (
+        "status.reason",
+        "Fewer workers would do, but the scale-down window is not over.",
+        "",
+    ),
+    Reason.STATIC: ("status.reason", "spec.scaling.mode is Static.", ""),
+    Reason.EXTERNAL: ("status.reason", "spec.scaling.mode is External: an HPA decides.", ""),
+    Reason.PAUSED: ("Paused=True", "spec.paused is true: no workers run.", ""),
+    Reason.NOT_PAUSED: ("Paused=False", "The binding is active.", ""),
+}
+
+
+def troubleshooting() -> str:
+    """The page as Markdown."""
+    rows = [
+        f"| `{reason}` | {condition} | {meaning} | {remedy} |"
+        for reason, (condition, meaning, remedy) in ADVICE.items()
+    ]
+    return _INTRODUCTION + "\n".join(rows) + "\n"
