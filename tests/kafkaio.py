@@ -1,0 +1,132 @@
+"""Topics, messages and offsets on a real broker, for tests and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+Message = tuple[bytes | None, bytes | None]
+
+
+@asynccontextmanager
+async def admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A connected admin client."""
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def create_topics(
+    bootstrap: str, *names: str, partitions: int = 3, config: Mapping[str, str] | None = None
+) -> None:
+    """Create topics; those that exist are left as they are."""
+    async with admin(bootstrap) as client:
+        topics = [NewTopic(name, partitions, 1, topic_configs=dict(config or {})) for name in names]
+        answer = await client.create_topics(topics)
+    for _, code, *message in answer.topic_errors:
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:
+            raise error(*message)
+
+
+async def delete_topics(bootstrap: str, *names: str) -> None:
+    """Delete topics."""
+    async with admin(bootstrap) as client:
+        await client.delete_topics(list(names))
+
+
+async def produce(bootstrap: str, topic: str, messages: Iterable[Message], **kwargs: Any) -> int:
+    """Send (key, value) messages, acknowledged by all replicas.
+
+    Returns:
+        How many were sent.
+    """
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
+    await producer.start()
+    try:
+        sent = [
+            await producer.send(topic, key=key, value=value, **kwargs) for key, value in messages
+        ]
+        await asyncio.gather(*sent)
+    finally:
+        await producer.stop()
+    return len(sent)
+
+
+@asynccontextmanager
+async def reader(bootstrap: str, *topics: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group, assigned to all partitions of the topics, at their beginning."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level="read_committed"
+    )
+    await consumer.start()
+    try:
+        found = [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in sorted(consumer.partitions_for_topic(topic) or await _numbers(consumer, topic))
+        ]
+        consumer.assign(found)
+        await consumer.seek_to_beginning(*found)
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def _numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    await consumer._client.add_topic(topic)
+    return set(consumer.partitions_for_topic(topic) or ())
+
+
+async def read_all(bootstrap: str, topic: str) -> list[ConsumerRecord]:
+    """Every record that is in the topic now."""
+    records: list[ConsumerRecord] = []
+    async with reader(bootstrap, topic) as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            for batch in (await consumer.getmany(timeout_ms=200)).values():
+                records.extend(batch)
+    return records
+
+
+async def read_until(
+    bootstrap: str, topic: str, count: int, *, seconds: float = 60
+) -> list[ConsumerRecord]:
+    """Records of the topic from its beginning until there are `count`.
+
+    Raises:
+        TimeoutError: Saying how many there were.
+    """
+    records: list[ConsumerRecord] = []
+    try:
+        async with asyncio.timeout(seconds), reader(bootstrap, topic) as consumer:
+            while len(records) < count:
+                for batch in (await consumer.getmany(timeout_ms=200)).values():
+                    records.extend(batch)
+    except TimeoutError:
+        raise TimeoutError(f"{len(records)} of {count} records in {topic}") from None
+    return records
+
+
+async def committed(bootstrap: str, group: str) -> dict[TopicPartition, tuple[int, str]]:
+    """Committed offsets of a group with their metadata; partitions without one are left out."""
+    async with admin(bootstrap) as client:
+        offsets = await client.list_consumer_group_offsets(group)
+    return {tp: (o.offset, o.metadata) for tp, o in offsets.items() if o.offset >= 0}
+
+
+async def lag(bootstrap: str, group: str, topic: str) -> int:
+    """Messages of the topic that the group has not committed past."""
+    offsets = await committed(bootstrap, group)
+    async with reader(bootstrap, topic) as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+    return sum(max(0, end - offsets.get(tp, (0, ""))[0]) for tp, end in ends.items())
