@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+ROOT = Path(__file__).parents[1]
+
 Message = tuple[bytes | None, bytes | None]
+TopicFactory = Callable[..., Awaitable[str]]
+"""Fixture: `await new_topic(partitions=3, **config)` makes a topic with a name of its own."""
 
 
 @asynccontextmanager
@@ -73,7 +78,7 @@ async def reader(bootstrap: str, *topics: str) -> AsyncIterator[AIOKafkaConsumer
         found = [
             TopicPartition(topic, number)
             for topic in topics
-            for number in sorted(consumer.partitions_for_topic(topic) or await _numbers(consumer, topic))
+            for number in sorted(await _numbers(consumer, topic))
         ]
         consumer.assign(found)
         await consumer.seek_to_beginning(*found)
@@ -83,6 +88,7 @@ async def reader(bootstrap: str, *topics: str) -> AsyncIterator[AIOKafkaConsumer
 
 
 async def _numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    # Public calls do not load an unknown topic's metadata for a consumer without a subscription.
     await consumer._client.add_topic(topic)
     return set(consumer.partitions_for_topic(topic) or ())
 

@@ -1,0 +1,48 @@
+"""The operator, installed by its chart, and a namespace for each test."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+import kafkaio
+from e2e.cluster import Namespace
+from kafkaio import TopicFactory
+from testbed import Testbed
+
+
+@pytest.fixture(scope="session")
+def operator(testbed: Testbed) -> Testbed:
+    """The testbed with the operator in it, under the chart's own service account and role."""
+    testbed.install_operator({"logLevel": "info"})
+    return testbed
+
+
+@pytest.fixture
+def namespace(operator: Testbed) -> Iterator[Namespace]:
+    """A new namespace, deleted at the end."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    operator.kubectl("create", "namespace", name)
+    yield Namespace(operator, name)
+    operator.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+async def new_topic(operator: Testbed) -> AsyncIterator[TopicFactory]:
+    """Makes topics on the testbed's broker."""
+    prefix = f"e2e-{uuid.uuid4().hex[:8]}"
+    numbers = itertools.count()
+    made: list[str] = []
+
+    async def new(partitions: int = 3, **config: str) -> str:
+        name = f"{prefix}-{next(numbers)}"
+        await kafkaio.create_topics(operator.bootstrap, name, partitions=partitions, config=config)
+        made.append(name)
+        return name
+
+    yield new
+    if made:
+        await kafkaio.delete_topics(operator.bootstrap, *made)

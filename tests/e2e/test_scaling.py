@@ -1,0 +1,218 @@
+"""Scaling on the real control plane: one step up, silence when idle, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import kafkaio
+from e2e.cluster import Namespace, eventually
+from kafkaio import TopicFactory
+from manifests import manifest
+from testbed import Testbed
+
+pytestmark = pytest.mark.timeout(240)
+
+POLLS = "flowbinding_operator_lag_polls_total"
+FETCHES = "flowbinding_operator_offset_fetches_total"
+# Pods that no node takes: what is tested is what the operator wants.
+NOWHERE = {"nodeSelector": {"flowbinding.io/nowhere": "true"}}
+
+
+def binding(name: str, topic: str, **spec: Any) -> dict[str, Any]:
+    return manifest({"metadata": {"name": name}}, **{"source": {"topic": topic}, **spec})
+
+
+async def test_a_burst_from_zero_is_answered_in_one_step(
+    operator: Testbed, namespace: Namespace, new_topic: TopicFactory
+) -> None:
+    topic = await new_topic(partitions=24)
+    scaling = {"maxReplicas": 24, "expectedSecondsPerMessage": 1}
+    namespace.apply(
+        binding("burst", topic, scaling=scaling, concurrency={"perReplica": 1}, worker=NOWHERE)
+    )
+    await namespace.has_condition("burst", "Ready", "True", "Ready")
+    steps: list[tuple[float, int]] = []
+
+    async def watch() -> None:
+        last = 0
+        while last < 24:
+            now = await asyncio.to_thread(namespace.wanted, "burst")
+            if now is not None and now != last:
+                last = now
+                steps.append((time.monotonic(), now))
+
+    watching = asyncio.create_task(watch())
+    await kafkaio.produce(operator.bootstrap, topic, ((b"%d" % n, b"{}") for n in range(4800)))
+    sent = time.monotonic()
+    await asyncio.wait_for(watching, 30)
+    assert [wanted for _, wanted in steps] == [24]
+    print(f"24 replicas wanted {steps[0][0] - sent:.1f} s after the last of 4,800 messages")
+    await namespace.has_condition("burst", "ScalingLimited", "True", "PartitionLimit")
+
+
+def writes(operator: Testbed) -> float:
+    """Requests that the operator's service account could have made and that change something."""
+    text = operator.kubectl("get", "--raw", "/metrics")
+    pattern = re.compile(
+        r'^apiserver_request_total\{.*resource="(flowbindings|deployments|configmaps|events)".*'
+        r'verb="(POST|PUT|PATCH|APPLY|DELETE)".*\} (\S+)$'
+    )
+    found = (pattern.match(line) for line in text.splitlines())
+    return sum(float(match[3]) for match in found if match)
+
+
+def operator_metric(operator: Testbed, name: str) -> float:
+    """Sum of a metric's series in the operator."""
+    (pod,) = json.loads(operator.kubectl("-n", "flowbinding-system", "get", "pods", "-o", "json"))[
+        "items"
+    ]
+    text = httpx.get(f"http://{pod['status']['podIP']}:8080/metrics").text
+    values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+    assert values, f"no metric {name}"
+    return sum(map(float, values))
+
+
+async def test_idle_bindings_cost_nothing(
+    operator: Testbed, namespace: Namespace, new_topic: TopicFactory
+) -> None:
+    topic = await new_topic()
+    names = [f"idle-{n}" for n in range(100)]
+    namespace.apply(*(binding(name, topic) for name in names))
+
+    def ready() -> bool:
+        items = namespace.items("fb")
+        return (
+            len(items) == 100
+            and all(
+                any(
+                    c["type"] == "Ready" and c["status"] == "True"
+                    for c in i["status"]["conditions"]
+                )
+                for i in items
+                if i.get("status", {}).get("conditions")
+            )
+            and all(i.get("status", {}).get("lag") == 0 for i in items)
+        )
+
+    await eventually("100 bindings are ready", ready, seconds=60)
+
+    async def cost_of(polls: int) -> tuple[float, float]:
+        """API writes and OffsetFetches during so many polls of the lag."""
+        before = (writes(operator), operator_metric(operator, FETCHES))
+        end = operator_metric(operator, POLLS) + polls
+        await eventually(
+            f"{polls} polls", lambda: operator_metric(operator, POLLS) >= end, seconds=60
+        )
+        return writes(operator) - before[0], operator_metric(operator, FETCHES) - before[1]
+
+    async with asyncio.timeout(60):
+        while await cost_of(1) != (0, 0):
+            pass
+    assert await cost_of(5) == (0, 0)
+
+
+def worker_processes(pod: str) -> Iterator[int]:
+    """Processes of a worker Pod: its name is in their environment."""
+    mark = f"FLOWBINDING_INSTANCE={pod}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
+        except OSError:
+            continue
+
+
+async def test_a_killed_worker_loses_nothing(
+    operator: Testbed, namespace: Namespace, new_topic: TopicFactory
+) -> None:
+    topic, output = await new_topic(partitions=6), await new_topic()
+    namespace.apply(
+        binding(
+            "mortal",
+            topic,
+            output={"topic": output},
+            scaling={"minReplicas": 2, "maxReplicas": 2},
+            concurrency={"perReplica": 2},
+        )
+    )
+    await namespace.has_condition("mortal", "WorkersAvailable", "True", "WorkersReady")
+    sending = asyncio.create_task(
+        kafkaio.produce(
+            operator.bootstrap,
+            topic,
+            ((b"%d" % n, json.dumps({"message": str(n)}).encode()) for n in range(3000)),
+        )
+    )
+    await kafkaio.read_until(operator.bootstrap, output, 200)
+    victim = namespace.pods("mortal")[0]["metadata"]["name"]
+    killed = list(worker_processes(victim))
+    assert killed
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
+    await sending
+
+    async def complete() -> bool:
+        results = await kafkaio.read_all(operator.bootstrap, output)
+        return {json.loads(r.value)["result"] for r in results} == {str(n) for n in range(3000)}
+
+    async with asyncio.timeout(90):
+        while not await complete():
+            pass
+    (pod,) = [p for p in namespace.pods("mortal") if p["metadata"]["name"] == victim]
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+async def test_a_killed_operator_converges_and_never_scales_to_zero_on_missing_data(
+    operator: Testbed, namespace: Namespace, new_topic: TopicFactory
+) -> None:
+    topic = await new_topic(partitions=6)
+    namespace.apply(
+        binding(
+            "held",
+            topic,
+            scaling={"maxReplicas": 6},
+            concurrency={"perReplica": 1},
+            worker=NOWHERE,
+        )
+    )
+    await kafkaio.produce(operator.bootstrap, topic, ((b"%d" % n, b"{}") for n in range(600)))
+    await eventually("six workers", lambda: namespace.wanted("held") == 6)
+    seen: set[int | None] = set()
+
+    def observe() -> bool:
+        seen.add(namespace.wanted("held"))
+        status = operator.kubectl(
+            "-n",
+            "flowbinding-system",
+            "get",
+            "deploy",
+            "-o",
+            "jsonpath={.items[0].status.readyReplicas}",
+        )
+        return status == "1"
+
+    kafka = operator.component("kafka")
+    kafka.stop()
+    try:
+        operator.kubectl(
+            "-n", "flowbinding-system", "delete", "pods", "--all", "--grace-period=0", "--force"
+        )
+        await eventually("the operator is back", observe, seconds=60)
+        await namespace.has_condition("held", "TopicAvailable", "Unknown", "KafkaUnreachable")
+        observe()
+    finally:
+        kafka.start()
+    await namespace.has_condition("held", "TopicAvailable", "True", "TopicFound", seconds=60)
+    observe()
+    assert seen == {6}
