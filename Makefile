@@ -34,7 +34,7 @@ install: .venv/.installed ## Make the virtual environment (.venv) from the locke
 
 .PHONY: demo
 demo: install ## Show it all: testbed, operator, three chained flows, bursts of messages, 0 to N to 0 workers
-	@PYTHONPATH=tests $(BIN)/python examples/loan/demo.py $(DEMO)
+	@PYTHONPATH=tests:examples/loan $(BIN)/python -m demo $(DEMO)
 
 .PHONY: up
 up: install ## Start a real Kafka and a real Kubernetes (or use kind when KUBECONFIG says so)

@@ -1,0 +1,166 @@
+"""What the demo sees: bindings through kubectl, decisions on the topic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import kafkaio
+from testbed import Testbed, TestbedError
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class BindingView:
+    """One row of the table."""
+
+    name: str
+    wanted: int
+    ready: int
+    lag: int | None
+    lag_seconds: float | None
+    rate: float | None
+    per_replica: float | None
+    reason: str
+    healthy: bool
+    trouble: str
+
+    @classmethod
+    def of(cls, item: dict[str, Any]) -> BindingView:
+        """From a FlowBinding as the API server gives it."""
+        status = item.get("status", {})
+        conditions = {c["type"]: c for c in status.get("conditions", [])}
+        ready = conditions.get("Ready", {})
+        return cls(
+            name=item["metadata"]["name"],
+            wanted=status.get("desiredReplicas") or 0,
+            ready=status.get("readyReplicas") or 0,
+            lag=status.get("lag"),
+            lag_seconds=status.get("lagSeconds"),
+            rate=status.get("arrivalRate"),
+            per_replica=status.get("ratePerReplica"),
+            reason=status.get("reason", ""),
+            healthy=ready.get("status") == "True",
+            trouble="" if ready.get("status") == "True" else ready.get("reason", "…"),
+        )
+
+
+@dataclass
+class Observed:
+    """The state of the demo, changed by the watchers and read by the view."""
+
+    bed: Testbed
+    namespace: str
+    decisions_topic: str
+    bindings: list[BindingView] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
+    decided: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    peak: Counter[str] = field(default_factory=Counter)
+    log: list[tuple[float, str]] = field(default_factory=list)
+    total: int = 0
+    started: float = field(default_factory=time.monotonic)
+    burst_at: float | None = None
+    full_after: float | None = None
+    asleep_after: float | None = None
+    _known: set[str] = field(default_factory=set)
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka's address."""
+        return self.bed.bootstrap
+
+    @property
+    def seconds(self) -> float:
+        """Since the demo began to watch."""
+        return time.monotonic() - self.started
+
+    @property
+    def lost(self) -> int:
+        """Applications without a decision."""
+        return len(self.waiting)
+
+    @property
+    def repeated(self) -> int:
+        """Decisions beyond the first of an application."""
+        return sum(count - 1 for count in self.decided.values())
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every binding is ready."""
+        return bool(self.bindings) and all(binding.healthy for binding in self.bindings)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether no worker is wanted or left."""
+        return all(binding.wanted == binding.ready == 0 for binding in self.bindings)
+
+    def at_most_waiting(self, count: int) -> bool:
+        """Whether no more than `count` applications have no decision yet."""
+        return len(self.waiting) <= count
+
+    def say(self, text: str) -> None:
+        """Add a line to the story."""
+        self.log.append((self.seconds, text))
+
+    def sent(self, ids: Iterable[str]) -> None:
+        """Note applications that are about to be sent."""
+        new = set(ids)
+        self._known |= new
+        self.waiting |= new
+        self.total += len(new)
+        if self.burst_at is None:
+            self.burst_at = self.seconds
+
+    async def until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
+        """Wait for a condition.
+
+        Raises:
+            TestbedError: When it takes longer, with what `kubectl` says.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                table = self.bed.kubectl("get", "fb,pods", "-n", self.namespace, "-o", "wide")
+                raise TestbedError(f"{what}: not after {seconds:.0f} s", hint=table)
+            await asyncio.sleep(0.1)
+
+    async def watch_bindings(self) -> None:
+        """Ask kubectl twice a second."""
+        command = ("get", "fb", "-n", self.namespace, "-o", "json")
+        while True:
+            text = await asyncio.to_thread(self.bed.kubectl, *command)
+            self.bindings = [BindingView.of(item) for item in json.loads(text)["items"]]
+            self._note_replicas()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def watch_decisions(self) -> None:
+        """Read every decision; those of earlier runs are left aside."""
+        async with kafkaio.reader(self.bootstrap, self.decisions_topic) as consumer:
+            async for record in consumer:
+                self._note_decision(json.loads(record.value)["result"])
+
+    def _note_decision(self, decision: dict[str, Any]) -> None:
+        application_id = decision["application_id"]
+        if application_id not in self._known:
+            return
+        self.waiting.discard(application_id)
+        self.decided[application_id] += 1
+        if self.decided[application_id] == 1:
+            self.verdicts[decision["decision"]] += 1
+
+    def _note_replicas(self) -> None:
+        grown = False
+        for binding in self.bindings:
+            grown |= binding.ready > self.peak[binding.name]
+            self.peak[binding.name] = max(self.peak[binding.name], binding.ready)
+        if self.burst_at is not None and grown:
+            self.full_after = self.seconds - self.burst_at
+        if self.total and not self.waiting and self.asleep and self.asleep_after is None:
+            self.asleep_after = self.seconds
