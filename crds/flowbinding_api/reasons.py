@@ -70,3 +70,4 @@ class Reason(StrEnum):
     EXTERNAL = "External"
     PAUSED = "Paused"
     NOT_PAUSED = "NotPaused"
+    SCALED = "Scaled"

@@ -19,7 +19,8 @@ class Program:
     """How to run a component and how to see that it works."""
 
     name: str
-    command: list[str]
+    command: Callable[[], list[str]]
+    """Asked only before a start: it may have to build the program first."""
     log: Path
     ready: Callable[[], bool]
     """Asked again and again while it starts; never raises for "not yet"."""
@@ -64,18 +65,21 @@ class Component:
         """Whether it runs and answers."""
         return self.running and self._program.ready()
 
+    @property
+    def outdated(self) -> bool:
+        """Whether it runs, but not as wanted: built anew since, or with other flags."""
+        found = self._state.process(self.name)
+        return bool(found and found.running and found.command != tuple(self._program.command()))
+
     def launch(self) -> None:
         """Start it unless it runs as wanted, without waiting until it answers."""
-        found = self._state.process(self.name)
-        wanted = tuple(self._program.command)
-        if found and found.running:
-            if found.command == wanted:
-                return
-            # Built anew since, or with other addresses.
-            found.end(grace=self._program.stop_seconds)
+        if self.outdated:
+            self.stop()
+        elif self.running:
+            return
         self._program.prepare()
         environment = {**_inherited(), **self._program.env}
-        started = process.spawn(self._program.command, self._program.log, environment)
+        started = process.spawn(self._program.command(), self._program.log, environment)
         self._state.record(self.name, started)
 
     def start(self) -> None:
@@ -108,6 +112,8 @@ class Component:
     def _end(self, sig: signal.Signals) -> None:
         if found := self._state.process(self.name):
             found.end(sig, self._program.stop_seconds)
+            # Ended on purpose. One that is remembered and gone has crashed.
+            self._state.forget(self.name)
 
     def _answers(self) -> bool:
         if not self.running:

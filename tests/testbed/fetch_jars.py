@@ -39,8 +39,9 @@ def fetch(maven: MavenContext, jar: Jar, folder: Path) -> str:
         try:
             path = Path(artifact.resolve())
             verify(path, jar["sha256"])
-        except Exception:  # noqa: BLE001 (whatever a download can end with: try again)
-            artifact.cached_path.unlink(missing_ok=True)
+        except Exception:
+            if artifact.cached_path:
+                artifact.cached_path.unlink(missing_ok=True)
             if not tries_left:
                 raise
         else:
@@ -78,7 +79,7 @@ def write_lock(lock: Path, coordinates: str) -> None:
     try:
         maven = context(repository)
         found = {(a.groupId, a.artifactId, a.version) for a in jgo.resolve(coordinates)}
-        parts = [f'# {coordinates}\n']
+        parts = [f"# {coordinates}\n"]
         for group, artifact, version in sorted(found):
             path = maven.project(group, artifact).at_version(version).artifact().resolve()
             sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()

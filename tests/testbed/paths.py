@@ -23,14 +23,10 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     return base.absolute() / "testbed"
 
 
-def testbed_root(environ: Mapping[str, str] = os.environ) -> Path:
+def default_root(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder of the testbed: ``.testbed`` in the project, or ``FLOWBINDING_TESTBED``."""
     own = environ.get("FLOWBINDING_TESTBED")
     return Path(own).expanduser().absolute() if own else PROJECT / ".testbed"
-
-
-# pytest collects functions whose name begins with test.
-testbed_root.__test__ = False  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.errors import TestbedError
@@ -29,7 +29,9 @@ class Process:
     def running(self) -> bool:
         """Whether exactly this process is still there; a zombie is not."""
         _reap(self.pid)
-        return describe(self.pid) == self
+        found = describe(self.pid)
+        # While the kernel replaces the program of a process just started, the line is empty.
+        return found is not None and found in (self, replace(self, command=("",)))
 
     def end(self, sig: signal.Signals = signal.SIGTERM, grace: float = 10) -> bool:
         """Send a signal, wait ``grace`` seconds, then kill. True when it ended by itself."""
@@ -76,9 +78,9 @@ def spawn(command: list[str], log: Path, env: Mapping[str, str]) -> Process:
         )
     except OSError as error:
         raise TestbedError(f"cannot start {command[0]}: {error.strerror}") from error
-    # Not read from /proc: between the two a process that fails at once may be gone.
     found = describe(pid)
-    return found or Process(pid, boot_id(), -1, tuple(command))
+    # A process that failed at once is gone already: no start time matches -1.
+    return Process(pid, boot_id(), found.started if found else -1, tuple(command))
 
 
 def describe(pid: int) -> Process | None:

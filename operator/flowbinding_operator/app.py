@@ -1,0 +1,169 @@
+"""The operator's parts, put together, and the tasks that run them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import structlog
+
+from flowbinding_operator import desired
+from flowbinding_operator.autoscaler import Autoscaler
+from flowbinding_operator.children import Children
+from flowbinding_operator.kube import Kube
+from flowbinding_operator.lag import Observation
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.queue import WorkQueue
+from flowbinding_operator.reconcile import Config, Reconciler
+from flowbinding_operator.settings import Settings
+from flowbinding_operator.store import Cache, binding_key, key_of
+from flowbinding_operator.watchdog import Watchdog
+
+log = structlog.get_logger(__name__)
+
+MANAGED_SELECTOR = f"app.kubernetes.io/managed-by={desired.MANAGED_BY}"
+CHECK_SECONDS = 60.0
+"""How often the watches are checked against a list."""
+RESYNC_CHECKS = 5
+"""Every so many checks, all bindings are reconciled, which finds what has no watch."""
+STALE_SECONDS = 90.0
+"""A queue or a lag loop without any progress for that long is dead."""
+
+
+class App:
+    """Everything but kopf and HTTP."""
+
+    def __init__(self, settings: Settings, kube: Kube) -> None:
+        self._settings = settings
+        self._kube = kube
+        self.bindings = Cache()
+        self.deployments = Cache()
+        self.metrics = Metrics()
+        self.synced = False
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lag = LagWatcher(self._observed, seconds=settings.poll_seconds, failed=self._fail)
+        self.autoscaler = Autoscaler(self.enqueue)
+        self.children = Children(kube, self.deployments, self.metrics)
+        reconciler = Reconciler(
+            kube,
+            _config(settings),
+            bindings=self.bindings,
+            children=self.children,
+            lag=self.lag,
+            autoscaler=self.autoscaler,
+            metrics=self.metrics,
+        )
+        self.queue = WorkQueue(reconciler.reconcile, concurrency=settings.concurrency)
+        self.metrics.queue_depth.set_function(lambda: self.queue.depth)
+        self.metrics.bindings.set_function(lambda: len(self.bindings))
+        self._watchdogs = (
+            Watchdog("FlowBindings", self.bindings, key_of),
+            Watchdog("Deployments", self.deployments, key_of),
+        )
+
+    def enqueue(self, key: str) -> None:
+        """Have a binding reconciled."""
+        self.queue.add(key)
+
+    def binding_event(self, kind: str | None, item: Mapping[str, Any]) -> None:
+        """The watch has seen a FlowBinding."""
+        key = key_of(item)
+        if kind == "DELETED":
+            self.bindings.drop(key)
+        elif not self.bindings.put(key, item):
+            return
+        self.enqueue(key)
+
+    def deployment_event(self, kind: str | None, item: Mapping[str, Any]) -> None:
+        """The watch has seen a worker Deployment."""
+        if kind == "DELETED":
+            self.deployments.drop(key_of(item))
+        elif not self.deployments.put(key_of(item), item):
+            return
+        owner = binding_key(item)
+        if owner is not None:
+            self.enqueue(owner)
+
+    async def run(self, *others: Awaitable[None]) -> None:
+        """Run until any part ends; only one of `others` may do so on purpose.
+
+        Raises:
+            Exception: Whatever ended a part.
+        """
+        tasks = [asyncio.ensure_future(other) for other in others]
+        own = [asyncio.create_task(self.queue.run()), asyncio.create_task(self._check_watches())]
+        try:
+            await asyncio.wait([*tasks, *own, self._fatal], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*own, *tasks):
+                task.cancel()
+            results = await asyncio.gather(*own, *tasks, return_exceptions=True)
+            await self.lag.close()
+        if self._fatal.done():
+            self._fatal.result()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def problems(self) -> list[str]:
+        """What makes this process not worth keeping."""
+        now = time.monotonic()
+        found = [dog.problem for dog in self._watchdogs if dog.problem]
+        if now - self.queue.last_progress > STALE_SECONDS:
+            found.append("the work queue makes no progress")
+        for cluster, poller in self.lag.pollers.items():
+            if now - poller.last_tick > STALE_SECONDS:
+                found.append(f"the lag loop of {cluster.partition('#')[0]} makes no progress")
+        return found
+
+    def unready(self) -> list[str]:
+        """What keeps it from doing its work."""
+        return [*self.problems(), *([] if self.synced else ["not started yet"])]
+
+    def _observed(self, key: str, observation: Observation) -> None:
+        self.metrics.observed(key, observation, time.time())
+        self.autoscaler.observe(key, observation)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._fatal.done():
+            self._fatal.set_exception(error)
+
+    async def _check_watches(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await self._check()
+            except Exception as error:  # noqa: BLE001 - the API server may be away for a while
+                log.warning("watches not checked", error=str(error))
+            count += 1
+            if count % RESYNC_CHECKS == 0:
+                for key in self.bindings.all_keys():
+                    self.enqueue(key)
+
+    async def _check(self) -> None:
+        bindings: list[Mapping[str, Any]] = []
+        deployments: list[Mapping[str, Any]] = []
+        for namespace in self._settings.namespaces or (None,):
+            bindings += await self._kube.list("FlowBinding", namespace, metadata_only=True)
+            deployments += await self._kube.list(
+                "Deployment", namespace, MANAGED_SELECTOR, metadata_only=True
+            )
+        self._watchdogs[0].compare(bindings)
+        self._watchdogs[1].compare(deployments)
+
+
+def _config(settings: Settings) -> Config:
+    return Config(
+        kafka=settings.default_kafka,
+        worker=desired.Defaults(
+            image=settings.worker_image,
+            image_pull_policy=settings.worker_image_pull_policy,
+            image_pull_secrets=settings.worker_image_pull_secrets,
+            resources=settings.worker_resources,
+        ),
+        instance=settings.instance,
+    )

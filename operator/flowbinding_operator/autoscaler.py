@@ -1,0 +1,121 @@
+"""From observations to decisions: keeps each binding's history and says when something changed.
+
+The policy is `scaling.decide`; this is only its memory. It does no I/O and starts nothing: a change
+that matters is told to `changed`, which enqueues the binding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flowbinding_api.spec import FlowBindingSpec
+from flowbinding_operator.lag import Observation
+from flowbinding_operator.scaling import Decision, History, Sample, decide
+from flowbinding_operator.status import LAG_AGE_SECONDS, lag_moved
+
+
+@dataclass(slots=True)
+class Track:
+    """What is remembered of a binding.
+
+    Attributes:
+        observation: The newest one; None before the first.
+        written: Meaning of the newest observation that a reconcile has dealt with.
+    """
+
+    spec: FlowBindingSpec
+    history: History = field(default_factory=History)
+    observation: Observation | None = None
+    decision: Decision | None = None
+    written: tuple[object, ...] | None = None
+    written_lag: int | None = None
+    written_at: float = float("-inf")
+
+    def decide(self) -> Decision:
+        """Decide anew from the history as it is."""
+        self.decision = decide(self.history, self.spec)
+        return self.decision
+
+
+class Autoscaler:
+    """All bindings' histories."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._tracks: dict[str, Track] = {}
+
+    def track(self, key: str, spec: FlowBindingSpec, replicas: int | None) -> Track:
+        """The track of a binding, brought up to date.
+
+        Args:
+            key: The binding.
+            spec: What the user wants now.
+            replicas: What its Deployment asks for; None when that is not known.
+        """
+        track = self._tracks.setdefault(key, Track(spec))
+        track.spec = spec
+        track.history.replicas = replicas
+        return track
+
+    def forget(self, key: str) -> None:
+        """Drop a binding."""
+        self._tracks.pop(key, None)
+
+    def observe(self, key: str, observation: Observation) -> None:
+        """Take in an observation; have the binding reconciled if it means a change."""
+        track = self._tracks.get(key)
+        if track is None:
+            return
+        summary = observation.summary
+        sample = Sample(
+            time=observation.time,
+            lag=observation.lag,
+            end=observation.end,
+            partitions=observation.partitions,
+            seconds_per_message=summary.seconds_per_message,
+        )
+        track.history.observe(sample)
+        decision = track.decide()
+        track.history.remember(decision)
+        if observation.blank and track.observation is not None:
+            # Kafka missed one answer. That stops scaling, and is no news yet.
+            return
+        track.observation = observation
+        if self._matters(track, observation, decision):
+            self._changed(key)
+
+    def handled(self, key: str, observation: Observation, decision: Decision) -> None:
+        """The status tells of these now."""
+        track = self._tracks.get(key)
+        if track is not None:
+            track.written = _meaning(observation, decision)
+            track.written_lag = observation.lag
+            track.written_at = observation.time
+
+    def _matters(self, track: Track, observation: Observation, decision: Decision) -> bool:
+        if decision.replicas is not None and decision.replicas != track.history.replicas:
+            return True
+        if _meaning(observation, decision) != track.written:
+            return True
+        elapsed = observation.time - track.written_at
+        ages = bool(observation.lag) and elapsed >= LAG_AGE_SECONDS
+        return ages or lag_moved(track.written_lag, observation.lag, elapsed)
+
+
+def _meaning(observation: Observation, decision: Decision) -> tuple[object, ...]:
+    """What people would call a change, as opposed to numbers that move all the time."""
+    trouble = observation.trouble
+    return (
+        trouble,
+        observation.lag is None,
+        observation.lag == 0,
+        observation.partitions,
+        decision.replicas,
+        decision.reason,
+        decision.limited,
+        bool(decision.arrival_rate),
+        observation.summary.reason,
+        observation.summary.message,
+        observation.summary.answered,
+    )

@@ -1,0 +1,195 @@
+"""Writes a binding's ConfigMap and Deployment, and only when something differs.
+
+Ownership of fields (server-side apply): the children belong to the manager `flowbinding-operator`,
+except for the Deployment's replicas, which belong to `flowbinding-autoscaler`. A Deployment without
+replicas would start one worker, and a field whose only owner stops applying it is reset, so a new
+Deployment is applied by the autoscaler first, whole and with 0 replicas; then by the operator,
+without them; then by the autoscaler, with nothing else. Wherever that is cut short, the replicas
+have an owner and stay 0, and the next reconcile goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowbinding_operator.desired import Manifest, content_hash
+from flowbinding_operator.kube import AUTOSCALER, Kube
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.store import Cache, key_of
+
+CONFIG_CHECK_SECONDS = 300.0
+"""How often the ConfigMap is compared; it is not watched."""
+
+# Written by the Deployment controller, and no drift.
+FOREIGN_ANNOTATIONS = ("deployment.kubernetes.io/revision",)
+
+
+class ForeignError(Exception):
+    """An object of that name belongs to somebody else."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What was written last, as hashes.
+
+    Attributes:
+        live: Of what the API server made of `deployment`, with all its defaults. Comparing this
+        with
+            what is there finds drift in any field, and none in a quantity that is spelled
+            otherwise.
+    """
+
+    config: str = ""
+    config_at: float = float("-inf")
+    deployment: str = ""
+    live: str = ""
+
+
+class Children:
+    """Writes children.
+
+    Args:
+        deployments: Where the watch puts Deployments, by their own key.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        deployments: Cache,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._deployments = deployments
+        self._metrics = metrics
+        self._clock = clock
+        self._applied: dict[str, Applied] = {}
+
+    def forget(self, key: str) -> None:
+        """Drop what is remembered of a binding."""
+        self._applied.pop(key, None)
+
+    async def deployment(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """The Deployment as it is."""
+        key = f"{namespace}/{name}"
+        known = self._deployments.get(key)
+        if known is None:
+            # Perhaps the watch has not come to it yet, or it is not labelled as ours.
+            known = await self._kube.get("Deployment", namespace, name)
+        return known
+
+    async def apply(
+        self, key: str, config: Manifest, deployment: Manifest, live: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """Make both as they should be. Returns the Deployment.
+
+        Raises:
+            ForeignError: When there is an object of that name that is not the binding's.
+            KubeError: When the API server refuses.
+        """
+        applied = self._applied.setdefault(key, Applied())
+        await self._apply_config(applied, config)
+        if live is None:
+            # The new one may equal the one that somebody has deleted.
+            applied.deployment = ""
+            live = await self._write(_with_replicas(deployment), AUTOSCALER)
+        _check_owner(live, deployment)
+        wanted = content_hash(deployment)
+        if (applied.deployment, applied.live) != (wanted, projection(live)):
+            live = await self._write(deployment)
+            if _autoscaler_holds_all(live):
+                live = await self._write(_replicas_only(live), AUTOSCALER)
+            applied.deployment, applied.live = wanted, projection(live)
+            self._deployments.put(key_of(live), live)
+        return live
+
+    async def scale(self, live: Mapping[str, Any], replicas: int) -> Mapping[str, Any]:
+        """Set the replicas, if they differ. Returns the Deployment."""
+        if live["spec"].get("replicas") == replicas:
+            return live
+        metadata = live["metadata"]
+        self._metrics.writes.labels("Scale").inc()
+        scaled = await self._kube.scale(metadata["namespace"], metadata["name"], replicas)
+        version = scaled["metadata"].get("resourceVersion", metadata["resourceVersion"])
+        result = {
+            **live,
+            "metadata": {**metadata, "resourceVersion": version},
+            "spec": {**live["spec"], "replicas": replicas},
+        }
+        self._deployments.put(key_of(result), result)
+        return result
+
+    async def _apply_config(self, applied: Applied, config: Manifest) -> None:
+        wanted, now = content_hash(config), self._clock()
+        if applied.config == wanted and now - applied.config_at < CONFIG_CHECK_SECONDS:
+            return
+        metadata = config["metadata"]
+        live = await self._kube.get("ConfigMap", metadata["namespace"], metadata["name"])
+        if live is not None:
+            _check_owner(live, config)
+        if live is None or not _covers(live, config):
+            await self._write(config)
+        applied.config, applied.config_at = wanted, now
+
+    async def _write(self, manifest: Manifest, manager: str = "") -> Mapping[str, Any]:
+        self._metrics.writes.labels(manifest["kind"]).inc()
+        if manager:
+            return await self._kube.apply(manifest, manager=manager)
+        return await self._kube.apply(manifest)
+
+
+def projection(live: Mapping[str, Any]) -> str:
+    """A hash of all of a Deployment that is the operator's to keep."""
+    metadata = live["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return content_hash(
+        {
+            "spec": {k: v for k, v in live["spec"].items() if k != "replicas"},
+            "labels": metadata.get("labels"),
+            "owners": metadata.get("ownerReferences"),
+            "annotations": {k: v for k, v in annotations.items() if k not in FOREIGN_ANNOTATIONS},
+        }
+    )
+
+
+def _check_owner(live: Mapping[str, Any], manifest: Manifest) -> None:
+    wanted = manifest["metadata"]["ownerReferences"][0]["uid"]
+    owners = live["metadata"].get("ownerReferences") or []
+    if not any(owner.get("uid") == wanted for owner in owners):
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        raise ForeignError(f"{kind} {name} exists and does not belong to this FlowBinding")
+
+
+def _covers(live: Mapping[str, Any], config: Manifest) -> bool:
+    labels = live["metadata"].get("labels") or {}
+    wanted = config["metadata"]["labels"]
+    return bool(live.get("data") == config["data"] and wanted.items() <= labels.items())
+
+
+def _with_replicas(deployment: Manifest) -> Manifest:
+    return {**deployment, "spec": {**deployment["spec"], "replicas": 0}}
+
+
+def _replicas_only(live: Mapping[str, Any]) -> Manifest:
+    metadata = live["metadata"]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": {"replicas": live["spec"].get("replicas", 0)},
+    }
+
+
+def _autoscaler_holds_all(live: Mapping[str, Any]) -> bool:
+    """Whether the autoscaler still owns what it applied to create the Deployment.
+
+    While it does, a field that the operator stops applying would stay.
+    """
+    return any(
+        entry.get("manager") == AUTOSCALER
+        and "f:template" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in live["metadata"].get("managedFields") or ()
+    )

@@ -1,0 +1,301 @@
+"""From a binding to its worker's ConfigMap and Deployment. Pure.
+
+Neither carries a replica count: that belongs to the autoscaler (see `children`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY
+from flowbinding_api.binding import API_VERSION, KIND, FlowBinding
+from flowbinding_api.worker import PullPolicy, Resources, Worker
+from flowbinding_operator.references import Kind, Reference
+
+BINDING_LABEL = "flowbinding.io/binding"
+CONFIG_HASH = "flowbinding.io/config-hash"
+REFERENCES_HASH = "flowbinding.io/references-hash"
+MANAGED_BY = "flowbinding-operator"
+WORKER_APP = "flowbinding-worker"
+CONTAINER = "worker"
+CONFIG_DIRECTORY = "/etc/flowbinding"
+CONFIG_KEY = "binding.yaml"
+HTTP_PORT = 8080
+DRAIN_SECONDS = 15
+"""What a worker needs beyond its longest run: to commit and to leave its group."""
+STARTUP_SECONDS = 180
+"""lfx, the engine of Local flows, takes up to a minute to import on a busy node."""
+
+NO_RESOURCES = Resources()
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a worker gets when its binding does not say."""
+
+    image: str
+    image_pull_policy: PullPolicy | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    resources: Resources = NO_RESOURCES
+
+
+def worker_name(binding: str) -> str:
+    """Name of the Deployment and of the ConfigMap."""
+    return f"{binding}-worker"
+
+
+def selector_labels(binding: str) -> dict[str, str]:
+    """Labels that select a binding's worker Pods. A Deployment's selector can never change."""
+    return {"app.kubernetes.io/name": WORKER_APP, BINDING_LABEL: binding}
+
+
+def selector(binding: str) -> str:
+    """`selector_labels` as text."""
+    return ",".join(f"{key}={value}" for key, value in selector_labels(binding).items())
+
+
+def worker_document(binding: FlowBinding) -> str:
+    """The manifest that the worker reads.
+
+    What the worker has no use for is left out, so that pausing, scaling or labelling a binding
+    neither writes the ConfigMap nor rolls the Pods.
+    """
+    document = binding.document()
+    document["metadata"] = {
+        "name": binding.metadata.name,
+        "namespace": binding.metadata.namespace,
+    }
+    for field in ("paused", "scaling"):
+        document["spec"].pop(field, None)
+    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
+
+
+def config_map(binding: FlowBinding) -> Manifest:
+    """The ConfigMap with the manifest that the worker reads."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(binding),
+        "data": {CONFIG_KEY: worker_document(binding)},
+    }
+
+
+def deployment(
+    binding: FlowBinding,
+    references: tuple[Reference, ...],
+    references_hash: str,
+    defaults: Defaults,
+) -> Manifest:
+    """The worker Deployment.
+
+    Args:
+        binding: The resolved binding.
+        references: What it refers to.
+        references_hash: Changes when the contents of those do, and rolls the Pods: a worker reads
+            its credentials at start.
+        defaults: For what the binding leaves open.
+    """
+    name = binding.metadata.name
+    hashes = {
+        CONFIG_HASH: hashlib.sha256(worker_document(binding).encode()).hexdigest()[:16],
+        REFERENCES_HASH: references_hash,
+    }
+    worker = binding.spec.worker
+    template = {
+        "metadata": {
+            "labels": {**worker.pod_labels, **_labels(name)},
+            "annotations": {**_scrape_annotations(), **worker.pod_annotations, **hashes},
+        },
+        "spec": _pod(binding, references, defaults),
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": _metadata(binding),
+        "spec": {
+            "selector": {"matchLabels": selector_labels(name)},
+            "revisionHistoryLimit": 3,
+            # New workers join before old ones leave. Each Pod that comes or goes is one rebalance
+            # either way, but like this a broken image or spec never stops the workers that run.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0},
+            },
+            "progressDeadlineSeconds": STARTUP_SECONDS + 120,
+            "template": template,
+        },
+    }
+
+
+def grace_seconds(binding: FlowBinding) -> int:
+    """Seconds between SIGTERM and SIGKILL: by default, enough for a run that has just begun."""
+    own = binding.spec.worker.termination_grace_period_seconds
+    return own or math.ceil(binding.spec.flow.timeout_seconds) + DRAIN_SECONDS
+
+
+def content_hash(value: Any) -> str:
+    """A short hash of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {
+        **selector_labels(name),
+        # A label holds 63 characters and a binding's name at most 56.
+        "app.kubernetes.io/instance": name,
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "flowbinding",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+    }
+
+
+def _metadata(binding: FlowBinding) -> Manifest:
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": binding.metadata.name,
+        "uid": binding.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": worker_name(binding.metadata.name),
+        "namespace": binding.metadata.namespace,
+        "labels": _labels(binding.metadata.name),
+        "ownerReferences": [owner],
+    }
+
+
+def _scrape_annotations() -> dict[str, str]:
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(HTTP_PORT),
+        "prometheus.io/path": "/metrics",
+    }
+
+
+def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defaults) -> Manifest:
+    worker = binding.spec.worker
+    volumes, mounts = _volumes(binding, references)
+    pull_secrets = [item.name for item in worker.image_pull_secrets]
+    pod: Manifest = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_seconds(binding),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [{**_container(worker, defaults), "volumeMounts": mounts}],
+        "volumes": volumes,
+        "imagePullSecrets": [{"name": n} for n in pull_secrets or defaults.image_pull_secrets],
+        "nodeSelector": worker.node_selector,
+        "tolerations": [_plain(item) for item in worker.tolerations],
+        "affinity": worker.affinity,
+        "topologySpreadConstraints": [
+            {
+                **_plain(item),
+                "labelSelector": {"matchLabels": selector_labels(binding.metadata.name)},
+            }
+            for item in worker.topology_spread_constraints
+        ],
+        "serviceAccountName": worker.service_account_name,
+    }
+    return {key: value for key, value in pod.items() if value not in (None, [], {})}
+
+
+def _container(worker: Worker, defaults: Defaults) -> Manifest:
+    policy = worker.image_pull_policy or defaults.image_pull_policy
+    own = worker.resources
+    resources = _plain(own if own.requests or own.limits else defaults.resources)
+    container: Manifest = {
+        "name": CONTAINER,
+        "image": worker.image or defaults.image,
+        "imagePullPolicy": policy.value if policy else None,
+        "command": ["flowbinding-worker", "run"],
+        "env": _env(worker),
+        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "resources": {key: value for key, value in resources.items() if value},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "startupProbe": _probe("/livez", period=2, failures=STARTUP_SECONDS // 2),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "livenessProbe": _probe("/livez", period=10, failures=3),
+        # What a crashed worker said last shows up in the binding's conditions.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    return {key: value for key, value in container.items() if value not in (None, [], {})}
+
+
+def _env(worker: Worker) -> list[Manifest]:
+    temporary = "/tmp"  # noqa: S108 - an emptyDir of this Pod
+    own = [
+        {"name": "FLOWBINDING_FILE", "value": f"{CONFIG_DIRECTORY}/{CONFIG_KEY}"},
+        _field_env("POD_IP", "status.podIP"),
+        # Only the Pod's own address: on a node without network namespaces, workers share a host.
+        {"name": "FLOWBINDING_HTTP_ADDRESS", "value": f"$(POD_IP):{HTTP_PORT}"},
+        _field_env("FLOWBINDING_INSTANCE", "metadata.name"),
+        {"name": "HOME", "value": temporary},
+    ]
+    # The API server refuses a name that occurs twice; the user's word counts.
+    return list({item["name"]: item for item in (*own, *map(_plain, worker.env))}.values())
+
+
+def _field_env(name: str, path: str) -> Manifest:
+    # apiVersion is a default of the API server's; without it here, every apply would be a change.
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _probe(path: str, *, period: int, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": "http"},
+        "periodSeconds": period,
+        "failureThreshold": failures,
+        "timeoutSeconds": 5,
+    }
+
+
+def _volumes(
+    binding: FlowBinding, references: tuple[Reference, ...]
+) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes and mounts: the manifest, /tmp, and of each referenced object the referenced keys."""
+    name = worker_name(binding.metadata.name)
+    volumes: list[Manifest] = [
+        {"name": "config", "configMap": {"name": name}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this Pod
+    ]
+    mounted = [item for item in references if item.mounted]
+    objects: list[tuple[Kind, str]] = sorted({(item.kind, item.name) for item in mounted})
+    for index, (kind, of) in enumerate(objects):
+        keys = sorted({item.key for item in mounted if (item.kind, item.name) == (kind, of)})
+        items = [{"key": key, "path": key} for key in keys]
+        # An object's name may be too long for a volume's.
+        volume = f"{kind.lower()}-{index}"
+        if kind == "Secret":
+            directory, source = SECRETS_DIRECTORY, {"secret": {"secretName": of, "items": items}}
+        else:
+            directory, source = CONFIGMAPS_DIRECTORY, {"configMap": {"name": of, "items": items}}
+        volumes.append({"name": volume, **source})
+        mounts.append({"name": volume, "mountPath": f"{directory}/{of}", "readOnly": True})
+    return volumes, mounts
+
+
+def _plain(model: Any) -> Manifest:
+    dumped: Manifest = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return dumped

@@ -1,0 +1,215 @@
+"""Kubernetes, as little of it as the operator needs, behind a protocol that tests fake.
+
+The official client's models cost memory and hide fields that they do not know, so objects are plain
+data here and only the client's transport (authentication, TLS, connection pool) is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from flowbinding_api.binding import API_VERSION, PLURAL
+from flowbinding_api.errors import FlowBindingError
+
+OPERATOR = "flowbinding-operator"
+"""Field manager of the children."""
+
+AUTOSCALER = "flowbinding-autoscaler"
+"""Field manager of a Deployment's replicas."""
+
+Object = Mapping[str, Any]
+
+TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+PATHS = {
+    "FlowBinding": (f"/apis/{API_VERSION}", PLURAL),
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "Secret": ("/api/v1", "secrets"),
+    "Pod": ("/api/v1", "pods"),
+    "Event": ("/apis/events.k8s.io/v1", "events"),
+}
+
+
+class KubeError(FlowBindingError):
+    """The API server said no, or nothing.
+
+    Args:
+        message: What it said.
+        status: HTTP status; 0 when there was no answer.
+    """
+
+    reason = "KubernetesError"
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message, retriable=status in (0, 409, 429) or status >= 500)
+        self.status = status
+
+    @property
+    def refused(self) -> bool:
+        """Whether the object itself is at fault, so that trying again is of no use."""
+        return self.status in (400, 403, 413, 422)
+
+
+class Kube(Protocol):
+    """The Kubernetes API."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """One object; None when it does not exist."""
+
+    async def list(
+        self, kind: str, namespace: str | None, selector: str = "", *, metadata_only: bool = False
+    ) -> Sequence[Object]:
+        """All objects of a kind, in one namespace or in all; perhaps without spec and status."""
+
+    async def apply(self, manifest: Object, *, manager: str = OPERATOR) -> Object:
+        """Server-side apply, taking over fields that others have set. Returns the result."""
+
+    async def scale(self, namespace: str, name: str, replicas: int) -> Object:
+        """Set a Deployment's replicas. Returns its Scale."""
+
+    async def patch_status(self, namespace: str, name: str, status: Object) -> Object:
+        """Merge into a FlowBinding's status. Returns the result."""
+
+    async def create_event(self, event: Object) -> None:
+        """Record an Event."""
+
+
+class KubeClient:
+    """`Kube` over the official client. Use as an async context manager."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._api = client.ApiClient(configuration)
+
+    @classmethod
+    async def connect(cls) -> KubeClient:
+        """Use the service account of the Pod, else the kubeconfig.
+
+        Raises:
+            KubeError: When there is neither.
+        """
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=configuration
+            )
+        except config.ConfigException:
+            try:
+                await config.load_kube_config(  # type: ignore[no-untyped-call]
+                    client_configuration=configuration
+                )
+            except (config.ConfigException, OSError) as error:
+                raise KubeError(f"no service account and no usable kubeconfig: {error}") from None
+        return cls(configuration)
+
+    async def __aenter__(self) -> KubeClient:
+        """Open."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all connections."""
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """See `Kube`."""
+        try:
+            return await self._request("GET", _path(kind, namespace, name))
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(
+        self, kind: str, namespace: str | None, selector: str = "", *, metadata_only: bool = False
+    ) -> Sequence[Object]:
+        """See `Kube`."""
+        accept = METADATA_ONLY if metadata_only else "application/json"
+        query = [("labelSelector", selector)] if selector else []
+        items: list[Object] = []
+        while True:
+            page = [*query, ("limit", "500")]
+            answer = await self._request("GET", _path(kind, namespace), query=page, accept=accept)
+            items += answer.get("items") or []
+            token = (answer.get("metadata") or {}).get("continue")
+            if not token:
+                return items
+            query = [*((k, v) for k, v in query if k != "continue"), ("continue", token)]
+
+    async def apply(self, manifest: Object, *, manager: str = OPERATOR) -> Object:
+        """See `Kube`."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
+        query = [("fieldManager", manager), ("force", "true")]
+        return await self._request("PATCH", path, manifest, query, APPLY)
+
+    async def scale(self, namespace: str, name: str, replicas: int) -> Object:
+        """See `Kube`."""
+        path = _path("Deployment", namespace, name) + "/scale"
+        body = {"spec": {"replicas": replicas}}
+        return await self._request("PATCH", path, body, [("fieldManager", AUTOSCALER)], MERGE)
+
+    async def patch_status(self, namespace: str, name: str, status: Object) -> Object:
+        """See `Kube`."""
+        path = _path("FlowBinding", namespace, name) + "/status"
+        query = [("fieldManager", OPERATOR)]
+        return await self._request("PATCH", path, {"status": status}, query, MERGE)
+
+    async def create_event(self, event: Object) -> None:
+        """See `Kube`."""
+        path = _path("Event", event["metadata"]["namespace"])
+        await self._request("POST", path, event, content_type="application/json")
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        query: Sequence[tuple[str, str]] = (),
+        content_type: str = "",
+        accept: str = "application/json",
+    ) -> dict[str, Any]:
+        headers = {"Accept": accept}
+        if content_type:
+            # Without it the client sends a strategic merge patch, which custom resources refuse.
+            headers["Content-Type"] = content_type
+        try:
+            _, url, sent, content, _ = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list(query),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(
+                method, url, sent, content, _request_timeout=TIMEOUT
+            )
+            raw = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+        if response.status >= 300:
+            raise KubeError(f"{method} {path}: {_message(raw)}", status=response.status)
+        answer: dict[str, Any] = json.loads(raw)
+        return answer
+
+
+def _path(kind: str, namespace: str | None, name: str = "") -> str:
+    base, plural = PATHS[kind]
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{base}{scope}/{plural}" + (f"/{name}" if name else "")
+
+
+def _message(raw: bytes) -> str:
+    """The API server's own words."""
+    try:
+        return str(json.loads(raw)["message"])
+    except (ValueError, KeyError, TypeError):
+        return raw[:512].decode(errors="replace")

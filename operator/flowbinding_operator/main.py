@@ -1,0 +1,140 @@
+"""`flowbinding-operator run`: wiring only. What happens to a binding is in `reconcile`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import kopf
+import structlog
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from flowbinding_api.binding import GROUP, PLURAL, VERSION
+from flowbinding_operator import __version__, logs
+from flowbinding_operator.app import MANAGED_SELECTOR, App
+from flowbinding_operator.http import application, serving
+from flowbinding_operator.kube import KubeClient, KubeError
+from flowbinding_operator.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+USAGE = """usage: flowbinding-operator run [--help] [options]
+       flowbinding-operator --version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 stopped, 1 cannot go on, 2 wrong settings."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"flowbinding-operator {__version__}\n")
+        sys.exit(0)
+    if words[:1] != ["run"]:
+        (sys.stdout if words in (["-h"], ["--help"]) else sys.stderr).write(USAGE)
+        sys.exit(0 if words in (["-h"], ["--help"]) else 2)
+    try:
+        settings = CliApp.run(Settings, cli_args=words[1:])
+    except ValidationError as error:
+        for problem in error.errors():
+            path = ".".join(str(part) for part in problem["loc"])
+            sys.stderr.write(f"{path}: {problem['msg']}\n")
+        sys.exit(2)
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(run(settings))
+    except KubeError as error:
+        log.error("cannot go on", error=str(error))  # noqa: TRY400 - the message says it all
+        sys.exit(1)
+    except Exception:
+        log.exception("cannot go on")
+        sys.exit(1)
+
+
+async def run(settings: Settings) -> None:
+    """Run the operator until it is told to stop.
+
+    Raises:
+        KubeError: When Kubernetes cannot be asked.
+    """
+    log.info("settings", version=__version__, **settings.shown())
+    async with await KubeClient.connect() as kube:
+        await check(kube, settings)
+        if settings.check:
+            return
+        app = App(settings, kube)
+        pages = application(app.problems, app.unready, app.metrics.registry)
+        async with serving(pages, *settings.http_host_port) as port:
+            log.info("started", http_port=port)
+            await app.run(watch(app, settings))
+        log.info("stopped")
+
+
+async def check(kube: KubeClient, settings: Settings) -> None:
+    """Find out at once, and not from a watch that stays silent, that there is nothing to watch.
+
+    Raises:
+        KubeError: Saying what is missing.
+    """
+    for namespace in settings.namespaces or (None,):
+        try:
+            await kube.list("FlowBinding", namespace, metadata_only=True)
+        except KubeError as error:
+            hint = {
+                0: "the Kubernetes API does not answer",
+                403: "the service account may not list FlowBindings: is the chart's role bound?",
+                404: "there is no FlowBinding CRD: install the chart's, or crds/flowbinding.yaml",
+            }.get(error.status, "Kubernetes refuses")
+            raise KubeError(f"{hint} ({error})", status=error.status) from None
+
+
+async def watch(app: App, settings: Settings) -> None:
+    """Run kopf, which lists and watches and tells `app`."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)
+    async def started(**_: Any) -> None:
+        app.synced = True
+
+    @kopf.on.login(registry=registry)
+    async def login(**kwargs: Any) -> Any:
+        # Otherwise kopf would also try every Kubernetes client that happens to be installed.
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def binding(event: Any, **_: Any) -> None:
+        app.binding_event(event["type"], event["object"])
+
+    @kopf.on.event("apps", "v1", "deployments", registry=registry)
+    async def deployment(event: Any, **_: Any) -> None:
+        app.deployment_event(event["type"], event["object"])
+
+    await kopf.operator(
+        registry=registry,
+        settings=kopf_settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Set kopf up as a watcher and nothing more: it writes nothing to any object."""
+    settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = 270
+    settings.watching.client_timeout = 300
+    settings.watching.connect_timeout = 5
+    settings.watching.label_selectors["apps", "deployments"] = MANAGED_SELECTOR
+    settings.networking.request_timeout = 30
+    # Namespaces are given by name, and the CRD is there: no right to list either is needed.
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    # Unused, as there are no handlers that keep state; set so that they never collide with another
+    # operator's, whatever is added later.
+    settings.persistence.finalizer = f"{GROUP}/operator"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    settings.process.ultimate_exiting_timeout = 20
+    return settings

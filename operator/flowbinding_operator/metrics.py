@@ -1,0 +1,107 @@
+"""Prometheus metrics of the operator. Series of a binding go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from flowbinding_api.status import FlowBindingStatus
+from flowbinding_operator.lag import Observation
+
+Values = dict[tuple[str, ...], int]
+"""A gauge's value by its labels."""
+
+PREFIX = "flowbinding_operator_"
+
+
+class Metrics:
+    """All of them, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        binding = ["namespace", "name"]
+        self.reconciles = Counter(
+            f"{PREFIX}reconcile_total", "Reconciliations.", ["result"], registry=registry
+        )
+        self.reconcile_seconds = Histogram(
+            f"{PREFIX}reconcile_duration_seconds", "Time of a reconciliation.", registry=registry
+        )
+        self.writes = Counter(
+            f"{PREFIX}kubernetes_writes_total", "Writes to Kubernetes.", ["kind"], registry=registry
+        )
+        self.events = Counter(
+            f"{PREFIX}events_total", "Events recorded.", ["type", "reason"], registry=registry
+        )
+        self.queue_depth = Gauge(
+            f"{PREFIX}workqueue_depth", "Bindings that wait to be reconciled.", registry=registry
+        )
+        self.bindings = Gauge(f"{PREFIX}bindings", "Bindings known.", registry=registry)
+        self.last_poll = Gauge(
+            f"{PREFIX}last_lag_poll_timestamp_seconds",
+            "Unix time of a binding's last answer from Kafka.",
+            binding,
+            registry=registry,
+        )
+        self.lag = Gauge(
+            f"{PREFIX}consumer_group_lag",
+            "Messages not yet done.",
+            [*binding, "topic"],
+            registry=registry,
+        )
+        self.desired = Gauge(
+            f"{PREFIX}desired_replicas", "Workers that should run.", binding, registry=registry
+        )
+        self.condition = Gauge(
+            f"{PREFIX}condition",
+            "1 while the condition is True, 0 while it is False, -1 while unknown.",
+            [*binding, "type", "reason"],
+            registry=registry,
+        )
+        self._series: dict[str, set[tuple[Gauge, tuple[str, ...]]]] = {}
+
+    def observed(self, key: str, observation: Observation, unix_time: float) -> None:
+        """Show an observation. An unknown lag has no series: no alert may take it for zero."""
+        names = _names(key)
+        if observation.lag is not None:
+            self._set(key, self.last_poll, names, unix_time)
+        wanted: Values = {(*names, topic): lag for topic, lag in observation.by_topic.items()}
+        self._replace(key, self.lag, wanted)
+
+    def reported(self, key: str, status: FlowBindingStatus) -> None:
+        """Show a status."""
+        names = _names(key)
+        if status.desired_replicas is not None:
+            self._set(key, self.desired, names, status.desired_replicas)
+        values = {"True": 1, "False": 0, "Unknown": -1}
+        wanted: Values = {
+            (*names, item.type, item.reason): values[item.status.value]
+            for item in status.conditions
+        }
+        self._replace(key, self.condition, wanted)
+
+    def forget(self, key: str) -> None:
+        """Remove all series of a binding."""
+        for gauge, labels in self._series.pop(key, set()):
+            gauge.remove(*labels)
+
+    def _replace(self, key: str, gauge: Gauge, wanted: Values) -> None:
+        stale = {s for s in self._series.get(key, ()) if s[0] is gauge and s[1] not in wanted}
+        self._remove(key, stale)
+        for labels, value in wanted.items():
+            self._set(key, gauge, labels, value)
+
+    def _remove(self, key: str, stale: Iterable[tuple[Gauge, tuple[str, ...]]]) -> None:
+        for gauge, labels in stale:
+            gauge.remove(*labels)
+            self._series[key].discard((gauge, labels))
+
+    def _set(self, key: str, gauge: Gauge, labels: tuple[str, ...], value: float) -> None:
+        gauge.labels(*labels).set(value)
+        self._series.setdefault(key, set()).add((gauge, labels))
+
+
+def _names(key: str) -> tuple[str, str]:
+    namespace, _, name = key.partition("/")
+    return namespace, name

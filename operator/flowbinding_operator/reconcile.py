@@ -1,0 +1,342 @@
+"""One binding, from what the user wants to what is there. Level-triggered.
+
+A reconcile reads everything from caches, does what is missing, and may run at any time, any number
+of times. When nothing is missing it writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from flowbinding_api.binding import FlowBinding, parse_binding
+from flowbinding_api.errors import FlowBindingError, InvalidBindingError
+from flowbinding_api.kafka_options import client_options
+from flowbinding_api.reasons import Reason
+from flowbinding_api.resolve import with_kafka_defaults
+from flowbinding_api.spec import Kafka
+from flowbinding_api.status import FlowBindingStatus
+from flowbinding_operator import desired, status
+from flowbinding_operator.autoscaler import Autoscaler, Track
+from flowbinding_operator.children import Children, ForeignError
+from flowbinding_operator.events import event, happenings
+from flowbinding_operator.kube import Kube, KubeError
+from flowbinding_operator.lag import Target
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.references import (
+    Kind,
+    Missing,
+    Objects,
+    Reference,
+    check,
+    data,
+    flow_file_problem,
+    references,
+    references_in,
+    secret_reader,
+)
+from flowbinding_operator.scaling import Decision
+from flowbinding_operator.store import Cache
+from flowbinding_operator.workers import Workers, observe
+
+log = structlog.get_logger(__name__)
+
+MISSING_RETRY_SECONDS = 5.0
+"""How soon a missing Secret or ConfigMap that has appeared is seen."""
+STARTING_RETRY_SECONDS = 5.0
+"""How often Pods are looked at while workers are not ready."""
+REFUSED_RETRY_SECONDS = 15.0
+REFERENCES_SECONDS = 60.0
+"""How long Secrets and ConfigMaps that were complete are believed to be unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What an administrator has set for all bindings."""
+
+    kafka: Kafka
+    worker: desired.Defaults
+    instance: str = ""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a binding between reconciles; all of it may be lost."""
+
+    objects: dict[tuple[Kind, str], Mapping[str, Any] | None]
+    objects_at: float
+    wrote_at: float = float("-inf")
+
+
+class Reconciler:
+    """Reconciles bindings, by key."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        config: Config,
+        *,
+        bindings: Cache,
+        children: Children,
+        lag: LagWatcher,
+        autoscaler: Autoscaler,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._config = config
+        self._bindings = bindings
+        self._children = children
+        self._lag = lag
+        self._autoscaler = autoscaler
+        self._metrics = metrics
+        self._clock = clock
+        self._memory: dict[str, Memory] = {}
+
+    async def reconcile(self, key: str) -> float | None:
+        """Reconcile one binding. Returns after how many seconds to look again, if at all."""
+        with self._metrics.reconcile_seconds.time():
+            try:
+                again = await self._reconcile(key)
+            except Exception:
+                self._metrics.reconciles.labels("error").inc()
+                raise
+        self._metrics.reconciles.labels("success" if again is None else "requeue").inc()
+        return again
+
+    async def _reconcile(self, key: str) -> float | None:
+        body = self._bindings.get(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            # The children go with their owner.
+            self._forget(key)
+            return None
+        old = _old_status(body)
+        try:
+            binding = with_kafka_defaults(parse_binding(body), self._config.kafka)
+        except InvalidBindingError as error:
+            generation = body["metadata"].get("generation")
+            new = status.invalid(old, str(error), generation=generation, now=_now())
+            await self._write_status(key, body, old, new)
+            return None
+        wanted = references(binding)
+        objects = await self._objects(key, binding, wanted)
+        missing = check(wanted, objects, binding) or flow_file_problem(binding, objects)
+        live = await self._children.deployment(
+            binding.metadata.namespace, desired.worker_name(binding.metadata.name)
+        )
+        missing = missing or self._watch(binding, objects, live)
+        track = self._track(binding, old, live)
+        view = await self._act(binding, track, missing, objects, live)
+        await self._report(binding, body, old, track, view)
+        return _again(view)
+
+    def _track(
+        self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
+    ) -> Track:
+        replicas = live["spec"].get("replicas", 1) if live else 0
+        track = self._autoscaler.track(binding.key, binding.spec, replicas)
+        if track.history.seconds_per_message is None:
+            track.history.seconds_per_message = old.seconds_per_message
+        return track
+
+    async def _act(
+        self,
+        binding: FlowBinding,
+        track: Track,
+        missing: Missing | None,
+        objects: Objects,
+        live: Mapping[str, Any] | None,
+    ) -> status.View:
+        """Bring the children to where they should be, as far as that is possible."""
+        decision, refused = track.decide(), ""
+        if missing is not None:
+            # New Pods could not start, but what runs may be fine and goes on.
+            decision = _no_higher(decision, track.history.replicas or 0)
+        try:
+            if missing is None:
+                live = await self._children.apply(
+                    binding.key,
+                    desired.config_map(binding),
+                    self._deployment(binding, objects),
+                    live,
+                )
+            if live is not None and decision.replicas is not None:
+                live = await self._children.scale(live, decision.replicas)
+                self._autoscaler.track(binding.key, binding.spec, decision.replicas)
+        except ForeignError as error:
+            refused = str(error)
+        except KubeError as error:
+            if not error.refused:
+                raise
+            refused = str(error)
+        workers = await self._workers(binding, live)
+        return status.View(track.observation, decision, workers, missing, refused)
+
+    def _deployment(self, binding: FlowBinding, objects: Objects) -> desired.Manifest:
+        wanted = references(binding)
+        versions = [_version_of(item, objects) for item in wanted]
+        return desired.deployment(
+            binding, wanted, desired.content_hash(versions), self._config.worker
+        )
+
+    async def _workers(self, binding: FlowBinding, live: Mapping[str, Any] | None) -> Workers:
+        workers = observe(live)
+        if live is None or workers.ready >= workers.desired:
+            return workers
+        # Only now the Pods are worth a request.
+        selector = desired.selector(binding.metadata.name)
+        pods = await self._kube.list("Pod", binding.metadata.namespace, selector)
+        return observe(live, pods)
+
+    async def _objects(
+        self, key: str, binding: FlowBinding, wanted: tuple[Reference, ...]
+    ) -> Objects:
+        """The Secrets and ConfigMaps that a binding refers to."""
+        names = {(item.kind, item.name) for item in wanted}
+        now, memory = self._clock(), self._memory.get(key)
+        if memory is None:
+            memory = self._memory[key] = Memory({}, float("-inf"))
+        complete = memory.objects.keys() == names and check(wanted, memory.objects, binding) is None
+        if not complete or now - memory.objects_at >= REFERENCES_SECONDS:
+            namespace = binding.metadata.namespace
+            memory.objects = {
+                (kind, name): await self._kube.get(kind, namespace, name)
+                for kind, name in sorted(names)
+            }
+            memory.objects_at = now
+        return memory.objects
+
+    def _watch(
+        self, binding: FlowBinding, objects: Objects, live: Mapping[str, Any] | None
+    ) -> Missing | None:
+        """Have the lag watched. Returns what prevents it."""
+        kafka = binding.spec.kafka
+        if kafka.bootstrap_servers is None:
+            self._lag.forget(binding.key)
+            return None
+        try:
+            options = client_options(kafka, secret_reader(objects))
+        except FlowBindingError as error:
+            self._lag.forget(binding.key)
+            return Missing(Reason(error.reason), str(error))
+        target = Target(
+            key=binding.key,
+            group=binding.consumer_group,
+            topics=binding.spec.source.all_topics,
+            start_from=binding.spec.source.start_from,
+            workers=observe(live).replicas,
+        )
+        self._lag.watch(target, _cluster_id(options, kafka, objects), options)
+        return None
+
+    async def _report(
+        self,
+        binding: FlowBinding,
+        body: Mapping[str, Any],
+        old: FlowBindingStatus,
+        track: Track,
+        view: status.View,
+    ) -> None:
+        new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
+        self._metrics.reported(binding.key, new)
+        written = await self._write_status(binding.key, body, old, new)
+        if written and view.observation is not None and track.decision is not None:
+            self._autoscaler.handled(binding.key, view.observation, track.decision)
+        if view.refused:
+            log.warning("children refused", binding=binding.key, error=view.refused)
+
+    async def _write_status(
+        self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus
+    ) -> bool:
+        """Write what has changed, with its Events. Whether the status is up to date now."""
+        memory = self._memory.setdefault(key, Memory({}, float("-inf")))
+        raw = body.get("status") or {}
+        changes = status.patch(raw, new)
+        if not changes:
+            return True
+        if not status.worth_writing(changes, raw, self._clock() - memory.wrote_at):
+            return False
+        metadata = body["metadata"]
+        written = await self._kube.patch_status(metadata["namespace"], metadata["name"], changes)
+        self._metrics.writes.labels("Status").inc()
+        self._bindings.put(key, written)
+        memory.wrote_at = self._clock()
+        for happening in happenings(old, new):
+            name = f"{metadata['name']}.{time.time_ns():x}"
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            instance = self._config.instance
+            item = event(metadata, happening, instance=instance, now=now, name=name)
+            await self._record(key, item)
+        return True
+
+    async def _record(self, key: str, item: Mapping[str, Any]) -> None:
+        try:
+            await self._kube.create_event(item)
+        except KubeError as error:
+            # The condition says the same; an Event is not worth another reconcile.
+            log.warning("event not recorded", binding=key, error=str(error))
+        else:
+            self._metrics.events.labels(item["type"], item["reason"]).inc()
+            log.info(item["note"], binding=key, reason=item["reason"])
+
+    def _forget(self, key: str) -> None:
+        self._lag.forget(key)
+        self._autoscaler.forget(key)
+        self._children.forget(key)
+        self._metrics.forget(key)
+        self._memory.pop(key, None)
+
+
+def _again(view: status.View) -> float | None:
+    if view.missing is not None:
+        return MISSING_RETRY_SECONDS
+    if view.refused:
+        return REFUSED_RETRY_SECONDS
+    return None if view.workers.ready >= view.workers.desired else STARTING_RETRY_SECONDS
+
+
+def _no_higher(decision: Decision, current: int) -> Decision:
+    if decision.replicas is None or decision.replicas <= current:
+        return decision
+    return replace(decision, replicas=current)
+
+
+def _version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
+    """What changes with a referenced object.
+
+    Of a Secret only its version: a hash of a short password could be guessed by those who may read
+    Deployments.
+    """
+    item = objects.get((reference.kind, reference.name)) or {}
+    if reference.kind == "Secret":
+        metadata = item.get("metadata") or {}
+        return (reference.name, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+    content = data(item).get(reference.key, b"")
+    return (reference.name, reference.key, desired.content_hash(content.hex()))
+
+
+def _cluster_id(options: Mapping[str, Any], kafka: Kafka, objects: Objects) -> str:
+    """Identifies a cluster and a set of credentials: bindings that share it share a client."""
+    names = {ref.name for ref in references_in("spec.kafka", kafka)}
+    secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
+    digest = desired.content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])
+    return f"{options['bootstrap_servers']}#{digest}"
+
+
+def _old_status(body: Mapping[str, Any]) -> FlowBindingStatus:
+    try:
+        return FlowBindingStatus.model_validate(body.get("status") or {})
+    except ValidationError:
+        # Somebody else wrote nonsense into it: start over.
+        return FlowBindingStatus()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

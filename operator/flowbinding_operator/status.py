@@ -1,0 +1,283 @@
+"""From what is known of a binding to its `status`. Pure.
+
+Conditions follow metav1.Condition: a transition time moves only when the status flips. Numbers that
+move all the time are written only when they moved far or long ago (`worth_writing`), so that an idle
+binding costs no writes and a busy one few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowbinding_api.binding import FlowBinding
+from flowbinding_api.reasons import Reason
+from flowbinding_api.status import Condition, ConditionStatus, ConditionType, FlowBindingStatus
+from flowbinding_operator.desired import selector
+from flowbinding_operator.lag import Observation, Summary
+from flowbinding_operator.references import Missing
+from flowbinding_operator.scaling import Decision
+from flowbinding_operator.workers import Workers
+
+TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+LAG_SECONDS = 5.0
+"""Least time between two writes for the lag's sake."""
+LAG_SHARE = 0.10
+"""A lag that moved by more than this share is worth a write."""
+LAG_AGE_SECONDS = 30.0
+"""After this time, any movement is."""
+
+VOLATILE = ("lag", "lagSeconds", "arrivalRate", "ratePerReplica", "secondsPerMessage")
+
+FLOW_REASONS = frozenset(
+    {reason for reason in Reason if reason.value.startswith("Flow")} | {Reason.ENGINE_MISSING}
+) - {Reason.FLOW_ANSWERED}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that is known of a binding.
+
+    Attributes:
+        missing: What is wrong with the objects that it refers to.
+        refused: What the API server has against its children.
+    """
+
+    observation: Observation | None
+    decision: Decision
+    workers: Workers
+    missing: Missing | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A condition without its times."""
+
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+
+
+States = dict[ConditionType, State]
+
+
+def status_of(
+    binding: FlowBinding, old: FlowBindingStatus, view: View, *, now: str, now_ms: int
+) -> FlowBindingStatus:
+    """The status that tells of `view`.
+
+    Args:
+        binding: The resolved binding.
+        old: Its status so far: transition times and last measurements come from there.
+        view: What is known.
+        now: The time, as RFC 3339.
+        now_ms: The time, in milliseconds since the epoch.
+    """
+    observation, decision = view.observation, view.decision
+    desired = decision.replicas if decision.replicas is not None else old.desired_replicas
+    generation = binding.metadata.generation
+    summary = observation.summary if observation else Summary()
+    return FlowBindingStatus(
+        observed_generation=generation,
+        replicas=view.workers.replicas,
+        ready_replicas=view.workers.ready,
+        desired_replicas=desired,
+        selector=selector(binding.metadata.name),
+        consumer_group=binding.consumer_group,
+        partitions=observation.partitions if observation else old.partitions,
+        lag=observation.lag if observation else None,
+        lag_seconds=_lag_seconds(observation, now_ms),
+        arrival_rate=_rounded(decision.arrival_rate),
+        rate_per_replica=_rounded(decision.rate_per_replica),
+        seconds_per_message=_rounded(summary.seconds_per_message) or old.seconds_per_message,
+        last_scale_time=now if desired != old.desired_replicas else old.last_scale_time,
+        reason=decision.reason.value,
+        conditions=with_times(states(binding, view), old, generation, now),
+    )
+
+
+def invalid(
+    old: FlowBindingStatus, message: str, *, generation: int | None, now: str
+) -> FlowBindingStatus:
+    """The status of a binding whose spec cannot be understood: all else stays as it is."""
+    new = {ConditionType.READY: State(FALSE, Reason.INVALID_SPEC, message)}
+    kept = [c for c in old.conditions if c.type != ConditionType.READY]
+    conditions = [*with_times(new, old, generation, now), *kept]
+    update = {"observed_generation": generation, "conditions": conditions}
+    return old.model_copy(update=update)
+
+
+def patch(old: Mapping[str, Any], new: FlowBindingStatus) -> dict[str, Any]:
+    """The merge patch from one status to another; empty when there is nothing to say."""
+    wanted = new.model_dump(mode="json", by_alias=True, exclude_none=True)
+    changes: dict[str, Any] = {k: v for k, v in wanted.items() if old.get(k) != v}
+    for field in FlowBindingStatus.model_fields.values():
+        name = field.alias or ""
+        if name in old and name not in wanted:
+            changes[name] = None
+    return changes
+
+
+def worth_writing(changes: Mapping[str, Any], old: Mapping[str, Any], elapsed: float) -> bool:
+    """Whether a patch says enough to be sent, `elapsed` seconds after the last one."""
+    if any(name not in VOLATILE for name in changes):
+        return True
+    if "lag" in changes:
+        return lag_moved(old.get("lag"), changes["lag"], elapsed)
+    return bool(changes) and elapsed >= LAG_AGE_SECONDS
+
+
+def lag_moved(old: int | None, new: int | None, elapsed: float) -> bool:
+    """Whether a lag is worth a write, `elapsed` seconds after the last one."""
+    if old == new:
+        return False
+    if not old or not new or elapsed >= LAG_AGE_SECONDS:
+        # Known or unknown, none or some: that is a change of meaning.
+        return True
+    return elapsed >= LAG_SECONDS and abs(new - old) > LAG_SHARE * old
+
+
+def states(binding: FlowBinding, view: View) -> States:
+    """Every condition."""
+    found: States = {
+        ConditionType.TOPIC_AVAILABLE: _topic(binding, view.observation),
+        ConditionType.FLOW_CONFIGURED: _flow_configured(binding, view.missing),
+        ConditionType.FLOW_REACHABLE: _flow_reachable(view),
+        ConditionType.WORKERS_AVAILABLE: _workers(view.workers),
+        ConditionType.SCALING_ACTIVE: _scaling_active(view),
+        ConditionType.SCALING_LIMITED: _scaling_limited(view.decision),
+        ConditionType.PAUSED: State(TRUE, Reason.PAUSED, "spec.paused is true: no workers run")
+        if binding.spec.paused
+        else State(FALSE, Reason.NOT_PAUSED),
+        ConditionType.DEGRADED: _degraded(view),
+    }
+    return {ConditionType.READY: _ready(binding, view, found), **found}
+
+
+def with_times(
+    found: States, old: FlowBindingStatus, generation: int | None, now: str
+) -> list[Condition]:
+    """Conditions with times: the old one's where the status did not flip."""
+    known = {condition.type: condition for condition in old.conditions}
+    result = []
+    for kind, state in found.items():
+        before = known.get(kind)
+        kept = before is not None and before.status is state.status
+        result.append(
+            Condition(
+                type=kind,
+                status=state.status,
+                reason=state.reason,
+                message=state.message[:1024],
+                last_transition_time=before.last_transition_time if kept else now,
+                observed_generation=generation,
+            )
+        )
+    return result
+
+
+def _ready(binding: FlowBinding, view: View, found: States) -> State:
+    """The first thing that keeps the binding from doing its work."""
+    if view.missing is not None:
+        return State(FALSE, view.missing.reason, view.missing.message)
+    if view.refused:
+        return State(FALSE, Reason.APPLY_REFUSED, view.refused)
+    topic = found[ConditionType.TOPIC_AVAILABLE]
+    if topic.status is not TRUE:
+        return topic
+    if not binding.spec.flow.runs:
+        return State(TRUE, Reason.SKIPPED, found[ConditionType.FLOW_CONFIGURED].message)
+    workers = found[ConditionType.WORKERS_AVAILABLE]
+    # Workers that start are the normal way of waking up, and no trouble.
+    if workers.status is FALSE and workers.reason != Reason.WORKERS_STARTING:
+        return workers
+    for kind, bad in ((ConditionType.FLOW_REACHABLE, FALSE), (ConditionType.DEGRADED, TRUE)):
+        if found[kind].status is bad:
+            return State(FALSE, found[kind].reason, found[kind].message)
+    return State(TRUE, Reason.PAUSED if binding.spec.paused else Reason.READY)
+
+
+def _topic(binding: FlowBinding, observation: Observation | None) -> State:
+    if binding.spec.kafka.bootstrap_servers is None:
+        message = "set spec.kafka.bootstrapServers, or the operator's default"
+        return State(FALSE, Reason.KAFKA_NOT_CONFIGURED, message)
+    if observation is None or (observation.trouble is None and observation.partitions is None):
+        return State(UNKNOWN, Reason.RECONCILING, "Kafka has not been asked yet")
+    if observation.trouble is not None:
+        return State(FALSE, observation.trouble.reason, observation.trouble.message)
+    return State(TRUE, Reason.TOPIC_FOUND, f"{observation.partitions} partitions")
+
+
+def _flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
+    if not binding.spec.flow.runs:
+        return State(FALSE, Reason.SKIPPED, "spec.flow.id is not set: nothing runs")
+    if missing is not None:
+        return State(FALSE, missing.reason, missing.message)
+    return State(TRUE, Reason.CONFIGURED)
+
+
+def _flow_reachable(view: View) -> State:
+    summary = view.observation.summary if view.observation else Summary()
+    if summary.reason in FLOW_REASONS:
+        return State(FALSE, summary.reason, summary.message)
+    if summary.answered:
+        return State(TRUE, Reason.FLOW_ANSWERED)
+    return State(UNKNOWN, Reason.NOT_CALLED_YET, "no worker has had an answer since it started")
+
+
+def _workers(workers: Workers) -> State:
+    counts = f"{workers.ready} of {workers.desired} ready"
+    if workers.desired == 0:
+        return State(TRUE, Reason.SCALED_TO_ZERO)
+    if workers.ready > 0:
+        return State(TRUE, Reason.WORKERS_READY, counts)
+    if workers.trouble is not None:
+        return State(FALSE, workers.trouble, f"{counts}; {workers.message}")
+    return State(FALSE, Reason.WORKERS_STARTING, counts)
+
+
+def _scaling_active(view: View) -> State:
+    decision = view.decision
+    if decision.reason is Reason.LAG_UNKNOWN:
+        trouble = view.observation.trouble if view.observation else None
+        text = trouble.message if trouble else "Kafka has not been asked yet"
+        return State(FALSE, Reason.LAG_UNKNOWN, f"replicas stay as they are: {text}")
+    if decision.lag is None:
+        return State(FALSE, decision.reason)
+    return State(TRUE, Reason.LAG_KNOWN)
+
+
+def _scaling_limited(decision: Decision) -> State:
+    if decision.limited is None:
+        return State(FALSE, Reason.NOT_LIMITED)
+    texts = {
+        Reason.PARTITION_LIMIT: f"more workers than {decision.partitions} partitions are of no use",
+        Reason.MAX_REPLICAS: "spec.scaling.maxReplicas is reached",
+    }
+    return State(TRUE, decision.limited, texts.get(decision.limited, ""))
+
+
+def _degraded(view: View) -> State:
+    summary = view.observation.summary if view.observation else Summary()
+    if summary.reason and summary.reason not in FLOW_REASONS:
+        return State(TRUE, summary.reason, summary.message)
+    if view.workers.ready > 0 and view.workers.trouble is not None:
+        return State(TRUE, view.workers.trouble, view.workers.message)
+    return State(FALSE, Reason.HEALTHY)
+
+
+def _lag_seconds(observation: Observation | None, now_ms: int) -> float | None:
+    if observation is None or observation.lag is None:
+        return None
+    if observation.lag == 0:
+        return 0.0
+    oldest = observation.summary.oldest_timestamp_ms
+    return None if oldest is None else round(max(0.0, (now_ms - oldest) / 1000), 1)
+
+
+def _rounded(value: float | None) -> float | None:
+    """Three significant digits: more is noise, and noise is writes."""
+    return None if value is None else float(f"{value:.3g}")

@@ -1,0 +1,68 @@
+"""What the watches have seen last: bindings and worker Deployments, by `<namespace>/<name>`. Pure.
+
+Reconciling reads from here, so it costs no requests. Results of our own writes are put in too: the
+watch brings them a little later, and a stale view would look like drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowbinding_operator.desired import BINDING_LABEL
+
+Object = Mapping[str, Any]
+
+
+def key_of(item: Object) -> str:
+    """`<namespace>/<name>` of an object."""
+    metadata = item["metadata"]
+    return f"{metadata['namespace']}/{metadata['name']}"
+
+
+def binding_key(deployment: Object) -> str | None:
+    """Key of the binding that a Deployment belongs to."""
+    metadata = deployment["metadata"]
+    name = (metadata.get("labels") or {}).get(BINDING_LABEL)
+    return f"{metadata['namespace']}/{name}" if name else None
+
+
+class Cache:
+    """The newest version seen of each object of one kind."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, Object] = {}
+
+    def get(self, key: str) -> Object | None:
+        """The object, or None."""
+        return self._objects.get(key)
+
+    def put(self, key: str, item: Object) -> bool:
+        """Remember an object. False when it is not newer than what is known."""
+        known = self._objects.get(key)
+        if known is not None and _same(known, item) and version(item) <= version(known):
+            return False
+        self._objects[key] = item
+        return True
+
+    def drop(self, key: str) -> None:
+        """Forget an object."""
+        self._objects.pop(key, None)
+
+    def all_keys(self) -> list[str]:
+        """Keys of all objects."""
+        return list(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+def _same(one: Object, other: Object) -> bool:
+    return bool(one["metadata"].get("uid") == other["metadata"].get("uid"))
+
+
+def version(item: Object) -> int:
+    """An object's resourceVersion as a number."""
+    # Opaque by the letter; comparable as a number in fact, and by the letter since 1.35.
+    version = item["metadata"].get("resourceVersion", "")
+    return int(version) if version.isdigit() else 0

@@ -1,0 +1,148 @@
+"""Commits what is done, with the metadata that a restart and the operator need."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from dataclasses import dataclass
+
+import structlog
+
+from flowbinding_api.offsets import Figures, encode
+from flowbinding_worker.figures import Mean
+from flowbinding_worker.kafka_port import (
+    ConsumerPort,
+    KafkaUnavailableError,
+    MembershipLostError,
+    Position,
+)
+from flowbinding_worker.metrics import Metrics
+from flowbinding_worker.ports import Partition
+from flowbinding_worker.tracker import Tracker
+from flowbinding_worker.trouble import Trouble
+from flowbinding_worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_SECONDS = 1.0
+COMMIT_SECONDS = 5.0
+"""aiokafka's commit tries for ever; we try again with newer offsets instead."""
+FIGURES_SECONDS = 5.0
+"""How often a change of the load alone is worth a commit."""
+
+
+@dataclass(slots=True)
+class _Acked:
+    """What the broker has acknowledged for one tracker."""
+
+    tracker: Tracker
+    offset: int = -1
+    version: int = -1
+
+
+class Committer:
+    """The only one who commits.
+
+    Args:
+        consumer: Commits.
+        work: What is done.
+        seconds_per_message: For the figures.
+        instance: Name of the worker.
+        metrics: Counts.
+        trouble: For the figures, and where to say that commits fail.
+    """
+
+    def __init__(
+        self,
+        consumer: ConsumerPort,
+        work: Work,
+        seconds_per_message: Mean,
+        instance: str,
+        metrics: Metrics,
+        trouble: Trouble,
+    ) -> None:
+        self._consumer = consumer
+        self._work = work
+        self._mean = seconds_per_message
+        self._instance = zlib.crc32(instance.encode())
+        self._metrics = metrics
+        self._trouble = trouble
+        self._acked: dict[Partition, _Acked] = {}
+        self._told: tuple[int, float] = (-1, 0.0)
+        self._told_at = 0.0
+        # Of two commits at once, the older could arrive last.
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Commit every second what has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Commit what has changed. What fails is tried again, with newer offsets, by the next."""
+        async with self._lock:
+            load = self._load()
+            everything = self._worth_telling(load)
+            news = self._news(everything=everything)
+            if not news:
+                return
+            versions = {p: self._work.trackers[p].version for p in news}
+            try:
+                await asyncio.wait_for(self._consumer.commit(news), COMMIT_SECONDS)
+            except MembershipLostError as error:
+                log.warning("commit refused", error=str(error))
+                # The partitions may be somebody else's: nothing of ours counts any more.
+                await self._work.forget()
+            except (KafkaUnavailableError, TimeoutError) as error:
+                text = str(error) or f"no answer to a commit for {COMMIT_SECONDS:.0f} s"
+                self._trouble.report("commit", KafkaUnavailableError.reason, text)
+            else:
+                self._remember(news, versions)
+                if everything:
+                    self._told, self._told_at = load, time.monotonic()
+
+    def _news(self, *, everything: bool) -> dict[Partition, Position]:
+        """What differs from what the broker has acknowledged, or all partitions."""
+        news = {}
+        for partition, tracker in self._work.trackers.items():
+            acked = self._acked.get(partition)
+            if acked is None or acked.tracker is not tracker:
+                acked = self._acked[partition] = _Acked(tracker)
+            offset = tracker.committable
+            if offset is None or offset < acked.offset:
+                continue
+            if everything or tracker.version != acked.version:
+                text = encode(offset, tracker.progress(), self._figures(tracker))
+                news[partition] = Position(offset, text)
+        return news
+
+    def _load(self) -> tuple[int, float]:
+        """What is worth telling the operator about: troubles and, roughly, the load."""
+        busy = self._work.busy.share(time.monotonic())
+        return self._trouble.version, round(busy, 1)
+
+    def _worth_telling(self, load: tuple[int, float]) -> bool:
+        if load[0] != self._told[0]:
+            return True
+        return load != self._told and time.monotonic() - self._told_at >= FIGURES_SECONDS
+
+    def _figures(self, tracker: Tracker) -> Figures:
+        return Figures(
+            instance=self._instance,
+            slots=self._work.scheduler.slots,
+            busy=self._work.busy.share(time.monotonic()),
+            seconds_per_message=self._mean.value,
+            oldest_timestamp_ms=tracker.oldest_timestamp_ms,
+            reason=self._trouble.reason,
+            message=self._trouble.message,
+        )
+
+    def _remember(self, news: dict[Partition, Position], versions: dict[Partition, int]) -> None:
+        for partition, position in news.items():
+            acked = self._acked[partition]
+            acked.offset = position.offset
+            acked.version = versions[partition]
+        self._metrics.commits.inc()
+        self._trouble.clear("commit")

@@ -1,0 +1,64 @@
+"""Secrets and ConfigMaps, as a Pod mounts them: `<directory>/<object name>/<key>`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowbinding_api.base import (
+    CONFIGMAPS_DIRECTORY,
+    SECRETS_DIRECTORY,
+    ConfigMapKeyRef,
+    SecretKeyRef,
+)
+from flowbinding_api.reasons import Reason
+from flowbinding_worker.ports import Failure, ProcessingError, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Reads mounted files anew at each call: Kubernetes replaces them while the worker runs.
+
+    Attributes:
+        secrets: Directory of the Secrets.
+        config_maps: Directory of the ConfigMaps.
+    """
+
+    secrets: Path = Path(SECRETS_DIRECTORY)
+    config_maps: Path = Path(CONFIGMAPS_DIRECTORY)
+
+    def secret(self, ref: SecretKeyRef, field: str = "spec") -> bytes:
+        """Content of a Secret's key.
+
+        Args:
+            ref: Which one.
+            field: Path of the field that refers to it, for messages.
+
+        Raises:
+            ProcessingError: CONFIGURATION with reason SecretMissing.
+        """
+        return _read("Secret", self.secrets, ref, field, Reason.SECRET_MISSING)
+
+    def config_map(self, ref: ConfigMapKeyRef, field: str = "spec") -> bytes:
+        """Content of a ConfigMap's key.
+
+        Raises:
+            ProcessingError: CONFIGURATION with reason ConfigMapMissing.
+        """
+        return _read("ConfigMap", self.config_maps, ref, field, Reason.CONFIG_MAP_MISSING)
+
+
+def _read(
+    kind: str, root: Path, ref: SecretKeyRef | ConfigMapKeyRef, field: str, reason: Reason
+) -> bytes:
+    path = root / ref.name / ref.key
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ProcessingError(
+            f"{field}: {kind} {ref.name} has no readable key {ref.key} at {path}"
+            f" ({error.strerror}); create it in the binding's namespace",
+            failure=Failure.CONFIGURATION,
+            stage=Stage.CALL,
+            reason=reason,
+        ) from None

@@ -1,0 +1,32 @@
+"""What runs a flow: one module for each backend."""
+
+from __future__ import annotations
+
+from flowbinding_api import FlowBinding
+from flowbinding_api.flow import Backend
+from flowbinding_worker.files import Files
+from flowbinding_worker.flows.echo import EchoFlow
+from flowbinding_worker.ports import Flow
+
+__all__ = ["make_flow"]
+
+
+def make_flow(binding: FlowBinding, files: Files) -> Flow:
+    """The flow of a binding; nothing is read, connected or imported before its `start`.
+
+    Args:
+        binding: A binding that has something to run (`spec.flow.runs`).
+        files: Where mounted Secrets and ConfigMaps are.
+    """
+    flow = binding.spec.flow
+    slots = binding.spec.concurrency.per_replica
+    # Each backend's libraries are imported only where that backend runs.
+    if flow.backend is Backend.LANGFLOW:
+        from flowbinding_worker.flows.langflow import LangflowFlow
+
+        return LangflowFlow(flow, files, slots=slots)
+    if flow.backend is Backend.LOCAL:
+        from flowbinding_worker.flows.local import LocalFlow
+
+        return LocalFlow(flow, files, slots=slots)
+    return EchoFlow()

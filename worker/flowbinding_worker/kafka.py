@@ -1,0 +1,317 @@
+"""Kafka through aiokafka: the consumer.
+
+aiokafka 0.14 is kept on a short lead (worker-engine.md, 2.4, 2.5 and 3.3 name its traps): no
+automatic commits, no pausing, one assignor, our own bounds on every wait, and three of its private
+attributes, each in one small function below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    RebalanceInProgressError,
+    TopicAuthorizationFailedError,
+)
+
+from flowbinding_api import FlowBinding
+from flowbinding_api.kafka_options import client_options
+from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import Kafka, StartFrom
+from flowbinding_worker.files import Files
+from flowbinding_worker.kafka_port import (
+    Batch,
+    ConsumerBrokenError,
+    KafkaUnavailableError,
+    MembershipLostError,
+    Position,
+    Rebalances,
+)
+from flowbinding_worker.ports import Partition, Record
+
+log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS = 30
+STOP_SECONDS = 4
+FETCH_BYTES = 256 * 1024
+DAY_MS = 24 * 3600 * 1000
+REBALANCE_MARGIN_SECONDS = 15
+"""After the drain: a commit under way and the last one (5 s each), a heartbeat (3 s)."""
+
+ClientOptions = Callable[[], dict[str, Any]]
+
+
+def kafka_client_options(kafka: Kafka, files: Files) -> dict[str, Any]:
+    """TLS, SASL and addresses for any aiokafka client; reads the Secrets anew.
+
+    Raises:
+        FlowBindingError: A Secret is missing or unusable.
+    """
+    return client_options(kafka, files.secret)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """What the consumer needs to know of a binding.
+
+    Attributes:
+        topics: To subscribe to.
+        group: Consumer group.
+        start_from: Where a group without commits begins.
+        drain_seconds: How long a rebalance may wait for running calls.
+        client_id: Shows in the broker's logs and in group descriptions.
+    """
+
+    topics: tuple[str, ...]
+    group: str
+    start_from: StartFrom
+    drain_seconds: float
+    client_id: str
+
+    @classmethod
+    def of(cls, binding: FlowBinding, drain_seconds: float, instance: str) -> ConsumerSettings:
+        """From a manifest."""
+        source = binding.spec.source
+        return cls(
+            topics=source.all_topics,
+            group=binding.consumer_group,
+            start_from=source.start_from,
+            drain_seconds=drain_seconds,
+            client_id=f"flowbinding-{instance}",
+        )
+
+    def aiokafka(self) -> dict[str, Any]:
+        """Keyword arguments of AIOKafkaConsumer."""
+        rebalance = self.drain_seconds + REBALANCE_MARGIN_SECONDS
+        return {
+            "group_id": self.group,
+            "client_id": self.client_id,
+            "auto_offset_reset": "earliest",
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            # Exactly one: aiokafka sends a JoinGroup for each.
+            "partition_assignment_strategy": (StickyPartitionAssignor,),
+            "session_timeout_ms": 45_000,
+            "heartbeat_interval_ms": 3_000,
+            "rebalance_timeout_ms": int(rebalance * 1000),
+            # It bounds JoinGroup too, which lasts as long as the others' drain.
+            "request_timeout_ms": int((rebalance + 10) * 1000),
+            # Checked between polls only, and leaving the group on expiry has failed to come back.
+            "max_poll_interval_ms": DAY_MS,
+            "max_partition_fetch_bytes": FETCH_BYTES,
+            "consumer_timeout_ms": 50,
+            "metadata_max_age_ms": 60_000,
+        }
+
+
+class KafkaConsumer:
+    """A member of the consumer group; implements `ConsumerPort`.
+
+    Args:
+        settings: Of the binding.
+        options: Gives the client options; called for every start.
+    """
+
+    def __init__(self, settings: ConsumerSettings, options: ClientOptions) -> None:
+        self._settings = settings
+        self._options = options
+        self._consumer: Any = None
+        self._listener: _Listener | None = None
+
+    async def start(self, listener: Rebalances) -> None:
+        """Connect and join the group; see `ConsumerPort`."""
+        consumer = AIOKafkaConsumer(**self._options(), **self._settings.aiokafka())
+        try:
+            with _as_unavailable():
+                await asyncio.wait_for(consumer.start(), CONNECT_SECONDS)
+                await self._require_topics(consumer)
+        except BaseException:
+            await _stop(consumer)
+            raise
+        self._consumer = consumer
+        latest = self._settings.start_from is StartFrom.LATEST
+        self._listener = _Listener(listener, consumer, latest=latest)
+        consumer.subscribe(list(self._settings.topics), listener=self._listener)
+
+    async def stop(self) -> None:
+        """Leave the group and disconnect."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None and not await _stop(consumer):
+            log.warning("left without a goodbye: the group notices after the session timeout")
+
+    async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
+        """Fetched records; see `ConsumerPort`."""
+        listener: Any = self._listener
+        generation = listener.generation
+        partitions = [TopicPartition(*p) for p in wanted]
+        with _as_unavailable():
+            found = await self._consumer.getmany(
+                *partitions, timeout_ms=int(seconds * 1000), max_records=min(wanted.values())
+            )
+        # No await from here to the end.
+        if generation != listener.generation or not listener.settled:
+            self._read_again(found)
+            return []
+        return [b for tp in partitions if (b := self._batch(tp, found.get(tp, []))) is not None]
+
+    async def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Commit offsets with metadata; see `ConsumerPort`."""
+        if _generation(self._consumer) < 0:
+            # aiokafka would send it without a generation, which the broker takes from anybody
+            # while the group is empty.
+            raise MembershipLostError("the group has gone on without this worker")
+        offsets = {TopicPartition(*p): tuple(position) for p, position in positions.items()}
+        try:
+            with _as_unavailable():
+                await self._consumer.commit(offsets)
+        except CommitFailedError as error:
+            if isinstance(error.__cause__, RebalanceInProgressError):
+                raise KafkaUnavailableError("a rebalance is going on") from None
+            raise MembershipLostError("the group has gone on without this worker") from None
+        except IllegalStateError:
+            raise MembershipLostError("the partitions are not assigned any more") from None
+
+    async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
+        """The group's committed offsets with metadata; see `ConsumerPort`."""
+        with _as_unavailable():
+            # The public committed() gives the offset only.
+            found = await self._consumer._coordinator.fetch_committed_offsets(
+                [TopicPartition(*p) for p in partitions]
+            )
+        return {Partition(*tp): Position(o.offset, o.metadata) for tp, o in found.items()}
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """End offsets, asked of the brokers; see `ConsumerPort`."""
+        with _as_unavailable():
+            found = await self._consumer.end_offsets([TopicPartition(*p) for p in partitions])
+        return {Partition(*tp): offset for tp, offset in found.items()}
+
+    async def _require_topics(self, consumer: Any) -> None:
+        """Subscribing to a topic that is not there would wait without a word."""
+        known = await asyncio.wait_for(consumer.topics(), CONNECT_SECONDS)
+        missing = [topic for topic in self._settings.topics if topic not in known]
+        if missing:
+            raise KafkaUnavailableError(
+                f"topic {', '.join(missing)}: does not exist, or this user may not see it",
+                reason=Reason.TOPIC_MISSING,
+            )
+
+    def _batch(self, tp: TopicPartition, records: Sequence[Any]) -> Batch | None:
+        state = _state(self._consumer, tp)
+        if state is None or not state.has_valid_position:
+            return None
+        partition = Partition(tp.topic, tp.partition)
+        return Batch(
+            partition, [_record(partition, r) for r in records], state.position, state.highwater
+        )
+
+    def _read_again(self, found: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """A rebalance came in between: nobody tracks these records yet."""
+        for tp, records in found.items():
+            if records and tp in self._consumer.assignment():
+                self._consumer.seek(tp, records[0].offset)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Passes aiokafka's callbacks on, and knows when polling is safe."""
+
+    def __init__(self, inner: Rebalances, consumer: Any, *, latest: bool) -> None:
+        self._latest = latest
+        self._inner = inner
+        self._consumer = consumer
+        self.generation = 0
+        self.settled = False
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self.generation += 1
+        self.settled = False
+        # There is no callback of its own for a membership that was lost.
+        lost = _generation(self._consumer) < 0
+        await self._inner.revoked([Partition(*tp) for tp in revoked], lost=lost)
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        if self._latest:
+            await self._skip_to_end(assigned)
+        await self._inner.assigned([Partition(*tp) for tp in assigned])
+        self.settled = True
+
+    async def _skip_to_end(self, assigned: set[TopicPartition]) -> None:
+        """Begin at the end where nothing was committed.
+
+        Not through aiokafka's reset strategy: that one also decides where to go on after retention
+        has deleted what was committed, and must not skip what is left then.
+        """
+        known = await self._consumer._coordinator.fetch_committed_offsets(list(assigned))
+        fresh = [tp for tp in assigned if tp not in known]
+        for tp, offset in (await self._consumer.end_offsets(fresh)).items() if fresh else ():
+            self._consumer.seek(tp, offset)
+
+
+def _generation(consumer: Any) -> int:
+    """The group's generation that this member belongs to; negative when it lost its membership."""
+    return int(consumer._coordinator.generation)
+
+
+def _state(consumer: Any, tp: TopicPartition) -> Any:
+    """The state of an assigned partition: the public position() waits, this does not."""
+    subscription = consumer._subscription.subscription
+    assignment = subscription.assignment if subscription is not None else None
+    return assignment.state_value(tp) if assignment is not None else None
+
+
+def _record(partition: Partition, record: Any) -> Record:
+    return Record(
+        partition=partition,
+        offset=record.offset,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,
+        timestamp_ms=record.timestamp,
+    )
+
+
+async def _stop(consumer: Any) -> bool:
+    """Stop within bounds: a JoinGroup under way may last as long as another member's drain."""
+    try:
+        await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
+    except (TimeoutError, KafkaError):
+        return False
+    return True
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    """Turn aiokafka's errors into ours, by what they mean."""
+    try:
+        yield
+    except (CommitFailedError, IllegalStateError):
+        raise
+    except TopicAuthorizationFailedError as error:
+        raise KafkaUnavailableError(
+            f"not authorized for topic {error}", reason=Reason.TOPIC_UNAUTHORIZED
+        ) from None
+    except GroupAuthorizationFailedError as error:
+        raise KafkaUnavailableError(
+            f"not authorized for consumer group {error}", reason=Reason.KAFKA_UNAUTHORIZED
+        ) from None
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise unavailable(error) from None
+
+
+def unavailable(error: BaseException) -> KafkaUnavailableError | ConsumerBrokenError:
+    """Any other failure of Kafka; the coordinator's own failure is final."""
+    text = str(error) or type(error).__name__
+    if "Unexpected error during" in text or "Unexpected exception in heartbeat" in text:
+        return ConsumerBrokenError(text)
+    return KafkaUnavailableError(text)

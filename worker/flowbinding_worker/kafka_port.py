@@ -1,0 +1,154 @@
+"""The worker's seams to Kafka: what the engine needs of a consumer and of a producer.
+
+`kafka` implements them on aiokafka; tests implement them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.reasons import Reason
+from flowbinding_worker.ports import Partition, Record
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class KafkaUnavailableError(FlowBindingError):
+    """Kafka does not let us do it; trying again later may work, perhaps after a repair."""
+
+    reason = Reason.KAFKA_UNREACHABLE
+    retriable = True
+
+
+class ConsumerBrokenError(FlowBindingError):
+    """The consumer is beyond recovery and has to be made anew."""
+
+    reason = Reason.KAFKA_UNREACHABLE
+    retriable = True
+
+
+class MembershipLostError(FlowBindingError):
+    """The group went on without us: our partitions may be somebody else's already."""
+
+    reason = Reason.KAFKA_UNREACHABLE
+    retriable = True
+
+
+class RecordTooLargeError(FlowBindingError):
+    """The broker, or the topic, does not take a record of this size."""
+
+    reason = Reason.OUTPUT_UNAVAILABLE
+
+
+class Position(NamedTuple):
+    """A committed offset with its metadata."""
+
+    offset: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one poll found out about one partition.
+
+    Attributes:
+        partition: Which.
+        records: In the order of their offsets; may be empty.
+        position: The offset that is fetched next, beyond gaps.
+        end: The partition's end offset as of the last fetch, if known.
+    """
+
+    partition: Partition
+    records: Sequence[Record]
+    position: int
+    end: int | None
+
+
+class Rebalances(Protocol):
+    """Told when partitions come and go. The group waits for both calls."""
+
+    async def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
+        """Partitions go away. `lost`: somebody else may have them already."""
+
+    async def assigned(self, partitions: Collection[Partition]) -> None:
+        """Partitions are ours from now on; nothing of them is polled before this returns."""
+
+
+class ConsumerPort(Protocol):
+    """A member of a consumer group."""
+
+    async def start(self, listener: Rebalances) -> None:
+        """Connect and join the group.
+
+        Raises:
+            KafkaUnavailableError: Unreachable, unauthorized, or a topic is missing. May be called
+                again.
+        """
+
+    async def stop(self) -> None:
+        """Leave the group and disconnect; `Rebalances.revoked` is not called."""
+
+    async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
+        """Fetched records of wanted partitions, at most as many as wanted of each.
+
+        Waits up to `seconds` for any, or until the end of a rebalance. The caller tracks
+        the batches before it does anything else.
+
+        Raises:
+            KafkaUnavailableError: Try again later.
+            ConsumerBrokenError: Stop it and start another.
+        """
+
+    async def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Commit offsets with metadata. May wait for ever; the caller bounds it.
+
+        Raises:
+            MembershipLostError: The commit is void, now and later.
+            KafkaUnavailableError: Try again later.
+        """
+
+    async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
+        """The group's committed offsets; partitions without one are left out.
+
+        Raises:
+            KafkaUnavailableError: Try again later.
+        """
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        """End offsets, asked of the brokers.
+
+        Raises:
+            KafkaUnavailableError: Try again later.
+        """
+
+
+class ProducerPort(Protocol):
+    """Writes records and waits for their acknowledgement by all replicas."""
+
+    async def stop(self) -> None:
+        """Flush, within bounds, and disconnect."""
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None = None,
+    ) -> None:
+        """Write one record; returns when it is acknowledged, however long that takes.
+
+        Args:
+            topic: Where to.
+            key: Decides the partition unless it is None.
+            value: None for a tombstone.
+            headers: May repeat names.
+            partition: For a null key; taken modulo the topic's partitions. None: any.
+
+        Raises:
+            RecordTooLargeError: It will never be taken.
+            KafkaUnavailableError: It was not written; try again later.
+        """

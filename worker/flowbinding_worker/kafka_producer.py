@@ -1,0 +1,168 @@
+"""Kafka through aiokafka: the producer of results and dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+from flowbinding_api.reasons import Reason
+from flowbinding_worker.kafka_port import Headers, KafkaUnavailableError, RecordTooLargeError
+
+CONNECT_SECONDS = 15
+TOPIC_SECONDS = 3
+STOP_SECONDS = 2
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+"""Far above any sensible topic's limit: the broker decides what is too large."""
+LINGER_MS = 5
+
+
+class _Null:
+    """Stands for None: aiokafka's send() refuses a record whose key and value are both null."""
+
+
+_NULL = _Null()
+
+
+def _bytes(value: bytes | _Null | None) -> bytes | None:
+    return None if isinstance(value, _Null) else value
+
+
+class KafkaProducer:
+    """An idempotent producer that connects when it is first needed; implements `ProducerPort`.
+
+    After a record that the broker refused for good, the sequence numbers of its partition have a
+    gap, and the broker refuses all that follows: the producer is then made anew.
+
+    Args:
+        options: Gives the client options; called for every connection.
+        client_id: Shows in the broker's logs.
+    """
+
+    def __init__(self, options: Callable[[], dict[str, Any]], client_id: str) -> None:
+        self._options = options
+        self._client_id = client_id
+        self._connection: _Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def stop(self) -> None:
+        """Flush, within bounds, and disconnect."""
+        async with self._lock:
+            await self._discard()
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None = None,
+    ) -> None:
+        """Write one record and wait for its acknowledgement; see `ProducerPort`."""
+        connection = await self._connected()
+        producer = connection.producer
+        try:
+            # A known topic answers at once.
+            known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
+            sent = await producer.send(
+                topic,
+                key=_NULL if key is None else key,
+                value=_NULL if value is None else value,
+                headers=list(headers),
+                partition=None if partition is None or key is not None else partition % len(known),
+            )
+            await connection.outlasting(sent)
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            await self._replace(connection)
+            raise RecordTooLargeError(f"too large for topic {topic}") from None
+        except TopicAuthorizationFailedError:
+            await self._replace(connection)
+            raise KafkaUnavailableError(
+                f"not authorized to write to topic {topic}", reason=Reason.TOPIC_UNAUTHORIZED
+            ) from None
+        except TimeoutError:
+            raise KafkaUnavailableError(
+                f"topic {topic}: does not exist, or this user may not see it",
+                reason=Reason.TOPIC_MISSING,
+            ) from None
+        except KafkaError as error:
+            await self._replace(connection)
+            raise KafkaUnavailableError(f"topic {topic}: {error}") from None
+
+    async def _connected(self) -> _Connection:
+        async with self._lock:
+            if self._connection is None:
+                self._connection = _Connection(await self._connect())
+            return self._connection
+
+    async def _connect(self) -> Any:
+        producer = AIOKafkaProducer(
+            **self._options(),
+            client_id=self._client_id,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=LINGER_MS,
+            max_request_size=MAX_RECORD_BYTES,
+            request_timeout_ms=CONNECT_SECONDS * 1000,
+            metadata_max_age_ms=60_000,
+            key_serializer=_bytes,
+            value_serializer=_bytes,
+        )
+        try:
+            await asyncio.wait_for(producer.start(), CONNECT_SECONDS)
+        except (KafkaError, TimeoutError, OSError) as error:
+            await _close(producer)
+            raise KafkaUnavailableError(str(error) or "Kafka does not answer") from None
+        except BaseException:
+            await _close(producer)
+            raise
+        return producer
+
+    async def _replace(self, broken: _Connection) -> None:
+        async with self._lock:
+            if self._connection is broken:
+                await self._discard()
+
+    async def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await _close(connection.producer)
+            connection.gone.set_result(None)
+
+
+class _Connection:
+    """A connected producer, and whether it is still the one in use."""
+
+    def __init__(self, producer: Any) -> None:
+        self.producer = producer
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def outlasting(self, sent: asyncio.Future[Any]) -> None:
+        """Wait for an acknowledgement, which never comes once the producer is closed.
+
+        Raises:
+            KafkaError: The record was refused, or the producer closed before it was acknowledged.
+        """
+        await asyncio.wait({sent, self.gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not sent.done():
+            raise KafkaError("the connection was renewed")
+        sent.result()
+
+
+async def _close(producer: Any) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), STOP_SECONDS)
+    except (TimeoutError, KafkaError):
+        # Its flush waits for ever for records that cannot be written: close what is below it.
+        with contextlib.suppress(TimeoutError, KafkaError):
+            await asyncio.wait_for(producer.client.close(), STOP_SECONDS)
+            await asyncio.wait_for(producer._sender.close(), STOP_SECONDS)

@@ -1,0 +1,73 @@
+"""When a failed message runs again. Pure."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from flowbinding_api.spec import Retry
+from flowbinding_worker.job import Job
+from flowbinding_worker.ports import Failure, ProcessingError
+
+MAX_THROTTLE_SECONDS = 300.0
+"""Longest wait that a server may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential back-off with full jitter: uniform between 0 and a bound that doubles.
+
+    Attributes:
+        initial: Bound of the first wait in seconds.
+        cap: Bound of every wait in seconds.
+    """
+
+    initial: float
+    cap: float
+
+    def delay(self, attempt: int, draw: float) -> float:
+        """Seconds to wait after the `attempt`-th failure (from 1), for a `draw` from [0, 1)."""
+        # 2.0 ** 1024 overflows, and no bound needs more.
+        return draw * min(self.cap, self.initial * 2.0 ** min(attempt - 1, 64))
+
+
+class RetryPolicy:
+    """Decides what becomes of a failed message.
+
+    Args:
+        settings: `spec.retry`.
+        draw: Source of randomness in [0, 1).
+    """
+
+    def __init__(self, settings: Retry, draw: random.Random | None = None) -> None:
+        self._most = settings.max_attempts
+        self._backoff = Backoff(settings.initial_backoff_seconds, settings.max_backoff_seconds)
+        self._draw = draw or random.Random()  # noqa: S311 - jitter, not a secret
+
+    def delay(self, job: Job, error: ProcessingError, *, spared: bool) -> float | None:
+        """Count the failure on the job, and say when it runs again.
+
+        Args:
+            job: Its counters are advanced.
+            error: How it failed.
+            spared: The flow fails for all messages, so that this one is not to blame.
+
+        Returns:
+            Seconds from now; None when the message becomes a dead letter.
+        """
+        if error.failure is Failure.CONFIGURATION:
+            return 0.0
+        if error.failure is Failure.THROTTLE:
+            job.throttled += 1
+            asked = min(error.retry_after_seconds or 0.0, MAX_THROTTLE_SECONDS)
+            return max(asked, self._wait(job.throttled))
+        if error.failure is Failure.TRANSIENT and spared:
+            return 0.0
+        job.attempts += 1
+        job.throttled = 0
+        if error.failure is Failure.POISON or job.attempts >= self._most:
+            return None
+        return max(error.retry_after_seconds or 0.0, self._wait(job.attempts))
+
+    def _wait(self, failures: int) -> float:
+        return self._backoff.delay(failures, self._draw.random())

@@ -1,0 +1,174 @@
+"""Which message runs next: slots, order by key or partition, fairness, and what to fetch.
+
+A message is *ready*, *behind* another of its chain, *running* (it holds a slot), or *parked* (it
+waits for a retry and holds no slot). A chain is the messages of one key, or of one partition; only
+its first message is ready, running or parked. Everything is O(1) a message; parking is O(log n).
+
+Pure: no clock, no tasks, no I/O.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Hashable, Iterable
+from itertools import count
+
+from flowbinding_api.spec import Ordering
+from flowbinding_worker.job import Job
+from flowbinding_worker.ports import Partition
+from flowbinding_worker.tracker import MAX_UNFINISHED
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of all messages that a worker holds, about."""
+
+
+class _Lane:
+    """The messages of one assigned partition."""
+
+    __slots__ = ("bytes", "chains", "held", "ready")
+
+    def __init__(self) -> None:
+        self.ready: deque[Job] = deque()
+        self.chains: dict[Hashable, deque[Job]] = {}
+        self.held: set[Job] = set()
+        self.bytes = 0
+
+
+class Scheduler:
+    """Decides what runs next.
+
+    Args:
+        ordering: Which messages never overtake each other.
+        slots: Runs that may be in flight.
+        max_bytes: Bytes of messages to hold, about; each partition may always hold one message.
+    """
+
+    def __init__(self, ordering: Ordering, slots: int, max_bytes: int = MAX_BYTES) -> None:
+        self.slots = slots
+        self._ordering = ordering
+        self._max_bytes = max_bytes
+        self._lanes: dict[Partition, _Lane] = {}
+        self._turns: deque[Partition] = deque()
+        self._running: dict[Job, _Lane] = {}
+        self._parked: list[tuple[float, int, Job, _Lane]] = []
+        self._sequence = count()
+
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return len(self._running)
+
+    @property
+    def buffered(self) -> int:
+        """Messages that were fetched and do not run: ready, behind others, or parked."""
+        total = sum(len(lane.held) for lane in self._lanes.values())
+        return total - sum(1 for job, lane in self._running.items() if job in lane.held)
+
+    @property
+    def parked(self) -> int:
+        """Messages that wait for a retry."""
+        return sum(1 for *_, job, lane in self._parked if job in lane.held)
+
+    def assign(self, partitions: Iterable[Partition]) -> None:
+        """Begin with partitions afresh."""
+        for partition in partitions:
+            self._lanes[partition] = _Lane()
+        self._turns = deque(self._lanes)
+
+    def revoke(self, partitions: Iterable[Partition]) -> None:
+        """Forget all messages of partitions; those that run keep their slot until they finish."""
+        for partition in partitions:
+            lane = self._lanes.pop(partition, None)
+            if lane is not None:
+                lane.held.clear()
+        self._turns = deque(self._lanes)
+
+    def wanted(self) -> dict[Partition, int]:
+        """Partitions to fetch from, and how many messages of each at most.
+
+        Every partition has a share of its own, so that none can fill the room of the others. A
+        partition is wanted again when half of its share is free, to fetch in batches.
+        """
+        share = max(1, len(self._lanes))
+        most_ready = max(self.slots, -(-max(2 * self.slots, 64) // share))
+        most_ready = min(most_ready, MAX_UNFINISHED)
+        most_bytes = self._max_bytes / share
+        wanted = {}
+        for partition, lane in self._lanes.items():
+            # With order by partition, messages behind the first cannot run anyway.
+            serial = self._ordering is Ordering.PARTITION
+            waiting = len(lane.held) if serial else len(lane.ready)
+            room = min(most_ready - waiting, MAX_UNFINISHED - len(lane.held))
+            if room >= (most_ready + 1) // 2 and (lane.bytes < most_bytes or not lane.held):
+                wanted[partition] = room
+        return wanted
+
+    def add(self, job: Job) -> None:
+        """Take in a fetched message of an assigned partition."""
+        lane = self._lanes[job.partition]
+        lane.held.add(job)
+        lane.bytes += job.size
+        chain = self._chain(job)
+        if chain is None:
+            lane.ready.append(job)
+        elif chain in lane.chains:
+            lane.chains[chain].append(job)
+        else:
+            lane.chains[chain] = deque()
+            lane.ready.append(job)
+
+    def take(self) -> Job | None:
+        """The next message to run, which now holds a slot; None when none is ready or no slot free.
+
+        Partitions take turns.
+        """
+        if len(self._running) >= self.slots:
+            return None
+        for _ in range(len(self._turns)):
+            lane = self._lanes[self._turns[0]]
+            self._turns.rotate(-1)
+            if lane.ready:
+                job = lane.ready.popleft()
+                self._running[job] = lane
+                return job
+        return None
+
+    def finish(self, job: Job) -> None:
+        """Free the message's slot and let the next of its chain go."""
+        lane = self._running.pop(job)
+        if job not in lane.held:
+            return
+        lane.held.discard(job)
+        lane.bytes -= job.size
+        chain = self._chain(job)
+        if chain is None:
+            return
+        behind = lane.chains[chain]
+        if behind:
+            lane.ready.append(behind.popleft())
+        else:
+            del lane.chains[chain]
+
+    def park(self, job: Job, due: float) -> None:
+        """Free the message's slot until it runs again at `due`; its chain waits for it."""
+        lane = self._running.pop(job)
+        if job in lane.held:
+            heapq.heappush(self._parked, (due, next(self._sequence), job, lane))
+
+    def wake(self, now: float) -> None:
+        """Make parked messages ready whose time has come."""
+        while self._parked and self._parked[0][0] <= now:
+            *_, job, lane = heapq.heappop(self._parked)
+            if job in lane.held:
+                lane.ready.append(job)
+
+    def next_due(self) -> float | None:
+        """When `wake` has something to do next."""
+        return self._parked[0][0] if self._parked else None
+
+    def _chain(self, job: Job) -> Hashable | None:
+        if self._ordering is Ordering.KEY:
+            # Messages without a key have no order among each other.
+            return job.record.key
+        return 0 if self._ordering is Ordering.PARTITION else None
