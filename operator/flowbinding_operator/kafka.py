@@ -1,9 +1,9 @@
 """The few Kafka requests that the operator makes, many partitions and groups at a time.
 
-aiokafka's consumer and admin client cannot do it: the one looks up unknown topics one after another
-(20 s for 1,200 partitions), keeps asking for the metadata of all topics, and may create a topic that
-is only asked for; the other has no ListOffsets, and both hide why a broker refused. So this speaks
-aiokafka's protocol classes over its connections.
+aiokafka's consumer and admin client cannot do it. The one looks up unknown topics one after
+another (20 s for 1,200 partitions), keeps asking for the metadata of all topics, and may create a
+topic that it only asks for; the other has no ListOffsets; and both hide why a broker refused. So
+this speaks aiokafka's protocol classes over its connections.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from flowbinding_api.reasons import Reason
-from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, Layout
+from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, Layout, MovedError
 from flowbinding_operator.lag import (
     Commit,
     FigureBook,
@@ -46,7 +46,7 @@ WAITING_FETCH_SECONDS = 30.0
 DRAIN_SECONDS = 120.0
 """For so long after the last worker counts as gone, drained runs are still expected to commit."""
 SILENCE_SECONDS = 8.0
-"""How long partitions may be without a leader, as they are while brokers restart."""
+"""How long leaders and coordinators may be away, as they are while brokers restart."""
 PARALLEL = 64
 """OffsetFetch requests at the same time."""
 MAX_BACKOFF = 10.0
@@ -82,14 +82,6 @@ class Watched:
     worked_at: float = float("-inf")
     silent_since: float | None = None
 
-    def silence(self, partitions: int, now: float) -> Trouble | None:
-        """What to say of partitions whose leader does not answer; nothing for a short while."""
-        if self.silent_since is None:
-            self.silent_since = now
-        if now - self.silent_since < SILENCE_SECONDS:
-            return None
-        return Trouble(Reason.KAFKA_UNREACHABLE, f"no leader answers for {partitions} partitions")
-
     def needs_fetch(self, end: int, now: float) -> bool:
         """Whether the commits may have changed."""
         if self.target.workers > 0:
@@ -98,6 +90,12 @@ class Watched:
             return True
         wait = SLEEPING_FETCH_SECONDS if self.lag == 0 else WAITING_FETCH_SECONDS
         return now - self.fetched_at >= wait
+
+    def silence(self, trouble: Trouble, now: float) -> Trouble | None:
+        """`trouble`, once it has lasted; nothing while it may be brokers that restart."""
+        if self.silent_since is None:
+            self.silent_since = now
+        return trouble if now - self.silent_since >= SILENCE_SECONDS else None
 
 
 class ClusterPoller:
@@ -216,19 +214,25 @@ class ClusterPoller:
         partitions = self._layout.partitions(target.topics)
         known = [ends[partition] for partition in partitions if partition in ends]
         if trouble is None and len(known) < len(partitions):
-            trouble = watched.silence(len(partitions) - len(known), now)
+            message = f"no leader answers for {len(partitions) - len(known)} partitions"
+            trouble = watched.silence(Trouble(Reason.KAFKA_UNREACHABLE, message), now)
         if trouble is not None or not partitions or len(known) < len(partitions):
             self._report(target.key, Observation(now, trouble=trouble))
             return
-        end, watched.silent_since = sum(known), None
+        end = sum(known)
         try:
             if watched.needs_fetch(end, now):
                 async with limit:
                     await self._fetch(watched, partitions, ends)
                 watched.fetched_at, watched.fetched_end = now, end
+        except MovedError as error:
+            trouble = watched.silence(error.trouble, now)
+            self._report(target.key, Observation(now, trouble=trouble))
+            return
         except ClusterError as error:
             self._report(target.key, Observation(now, trouble=error.trouble))
             return
+        watched.silent_since = None
         observation = self._observation(watched, partitions, ends, end, now)
         watched.lag = observation.lag
         self._report(target.key, observation)

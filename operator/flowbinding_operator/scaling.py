@@ -5,17 +5,15 @@ property tests run the same code. `History` is filled by its owner, once a poll:
 
     history.observe(sample);  decision = decide(history, spec);  history.remember(decision)
 
-The policy (docs: autoscaling). With P partitions, a service time of S seconds and C slots, one worker
-does mu = C / S messages a second.
+The policy, with P partitions, a service time of S seconds and C slots, so that one worker does
+mu = C / S messages a second:
 
 - Demand D, in messages a second, is the larger of what arrives, with headroom, and what arrives
-plus
-  what it takes to work off the backlog within targetLagSeconds. The larger, not the sum: headroom
-  drains a backlog already.
+  plus what it takes to work off the backlog within targetLagSeconds. The larger, not the sum:
+  headroom drains a backlog already.
 - Kafka gives whole partitions to workers, so the busiest worker holds ceil(P / N) of them and N is
   useful only if it lowers that number. `_level` picks the smallest such N.
-- Up at once and in one step; down to the highest need within a window; to zero after a time of
-quiet.
+- Up at once and in one step; down to the highest need within a window; to zero after some quiet.
 - What is unknown changes nothing.
 """
 

@@ -1,8 +1,8 @@
 """From what is known of a binding to its `status`. Pure.
 
 Conditions follow metav1.Condition: a transition time moves only when the status flips. Numbers that
-move all the time are written only when they moved far or long ago (`worth_writing`), so that an idle
-binding costs no writes and a busy one few.
+move all the time are written only when they moved far or long ago (`worth_writing`), so that an
+idle binding costs no writes and a busy one few.
 """
 
 from __future__ import annotations
@@ -165,14 +165,14 @@ def with_times(
     result = []
     for kind, state in found.items():
         before = known.get(kind)
-        kept = before is not None and before.status is state.status
+        kept = before if before is not None and before.status is state.status else None
         result.append(
             Condition(
                 type=kind,
                 status=state.status,
                 reason=state.reason,
                 message=state.message[:1024],
-                last_transition_time=before.last_transition_time if kept else now,
+                last_transition_time=kept.last_transition_time if kept else now,
                 observed_generation=generation,
             )
         )

@@ -1,8 +1,8 @@
 """Finds out that a watch is dead although it looks alive. Pure.
 
-kopf's watches have hung before (its issues 957, 1145, 1276), and a quiet watch cannot be told from a
-dead one by its silence. So now and then everything is listed: what the list shows and the watch has
-still not brought by the next time, the watch has missed.
+kopf's watches have hung before (its issues 957, 1145, 1276), and a quiet watch cannot be told from
+a dead one by its silence. So now and then everything is listed: what the list shows and the watch
+has still not brought by the next time, the watch has missed.
 """
 
 from __future__ import annotations

@@ -76,30 +76,31 @@ def _pod_trouble(pods: Sequence[Mapping[str, Any]]) -> tuple[Reason, str] | None
 
 
 def _troubles(pod: Mapping[str, Any]) -> Iterator[tuple[Reason, str]]:
-    name = pod["metadata"]["name"]
+    # Without the Pod's name: of many that fail alike another one comes first each time, and a
+    # condition whose message changes is a write.
     if "deletionTimestamp" in pod["metadata"]:
         # A worker that drains is not ready, and all is well.
         return
     status = pod.get("status") or {}
     for condition in status.get("conditions") or ():
         if condition.get("reason") == "Unschedulable":
-            yield Reason.WORKERS_UNAVAILABLE, f"{name}: {condition.get('message', 'unschedulable')}"
+            yield Reason.WORKERS_UNAVAILABLE, condition.get("message", "unschedulable")
     for container in status.get("containerStatuses") or ():
         if not container.get("ready"):
-            yield from _container_troubles(name, container)
+            yield from _container_troubles(container)
 
 
-def _container_troubles(pod: str, container: Mapping[str, Any]) -> Iterator[tuple[Reason, str]]:
+def _container_troubles(container: Mapping[str, Any]) -> Iterator[tuple[Reason, str]]:
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason = waiting.get("reason", "")
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if reason in IMAGE_REASONS:
         text = waiting.get("message") or reason
-        yield Reason.IMAGE_UNAVAILABLE, f"{pod}: image {container.get('image', '')}: {text}"
+        yield Reason.IMAGE_UNAVAILABLE, f"image {container.get('image', '')}: {text}"
     elif ended and (reason == "CrashLoopBackOff" or ended.get("exitCode")):
         last_words = (ended.get("message") or ended.get("reason") or "").strip()[-512:]
-        text = f"{pod}: exit code {ended.get('exitCode')}: {last_words}"
+        text = f"exit code {ended.get('exitCode')}: {last_words}"
         yield Reason.WORKERS_CRASHING, text.rstrip(": ")
     elif reason and reason not in ("ContainerCreating", "PodInitializing"):
-        yield Reason.WORKERS_UNAVAILABLE, f"{pod}: {reason}: {waiting.get('message', '')}"
+        yield Reason.WORKERS_UNAVAILABLE, f"{reason}: {waiting.get('message', '')}"

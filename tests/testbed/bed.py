@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from testbed.paths import Layout, default_root
 from testbed.pki import PRIVATE
 from testbed.report import Report, quiet
 from testbed.state import State
+from testbed.toolchain import Note
 
 OPERATOR_NAMESPACE = "flowbinding-system"
 
@@ -110,7 +111,9 @@ class Testbed:
 
     def build(self, *, kubernetes: bool = True) -> None:
         """Fetch and build everything that is not in the cache."""
-        steps = [("Kafka's programs", kafka_runtime.prepare)]
+        steps: list[tuple[str, Callable[[Note], object]]] = [
+            ("Kafka's programs", kafka_runtime.prepare)
+        ]
         if kubernetes:
             steps += [
                 ("Kubernetes' programs", partial(gobuild.binary, gobuild.CONTROL_PLANE)),
@@ -155,13 +158,13 @@ class Testbed:
             return []
         return [self.component(name) for name in ("kafka", *(NAMES if self.kubernetes else ()))]
 
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
         """Run kubectl as the tester and return its output; raises with its errors."""
-        return self._run(["kubectl", *arguments], stdin)
+        return self._run(["kubectl", *arguments], input)
 
-    def helm(self, *arguments: str, stdin: str | None = None) -> str:
+    def helm(self, *arguments: str, input: str | None = None) -> str:
         """Run Helm as the tester and return its output; raises with its errors."""
-        return self._run(["helm", *arguments], stdin)
+        return self._run(["helm", *arguments], input)
 
     def service_account_kubeconfig(
         self, namespace: str, name: str, *, duration: str = "24h"
@@ -178,7 +181,7 @@ class Testbed:
         defaults = operator_install.defaults(self.pod_bootstrap)
         merged = operator_install.merged(defaults, values or {})
         arguments = operator_install.arguments(namespace)
-        return self.helm(*arguments, stdin=yaml.safe_dump(merged))
+        return self.helm(*arguments, input=yaml.safe_dump(merged))
 
     # How
 
@@ -251,7 +254,8 @@ class Testbed:
         own = {"KUBECONFIG": str(self.kubeconfig), **_homes(self.layout.data)}
         done = subprocess.run(
             [self.bin / command[0], *command[1:]],
-            input=stdin if stdin is not None else "",
+            # Never the caller's own input: nothing here may wait for a person.
+            input=stdin or "",
             env={**os.environ, **own},
             capture_output=True,
             text=True,

@@ -31,7 +31,7 @@ BASE = {
     "transaction.state.log.num.partitions": "8",
     "group.initial.rebalance.delay.ms": "0",
     # After a crash the broker waits until its former self counts as gone, 9 s by default.
-    "broker.session.timeout.ms": "3000",
+    "broker.session.timeout.ms": "5000",
     "broker.heartbeat.interval.ms": "500",
     # A typing error in a topic's name must fail, not make a topic.
     "auto.create.topics.enable": "false",

@@ -144,6 +144,9 @@ def _controller(name: str, addresses: Addresses, pki: Pki) -> Flags:
         **_serving(pki.server),
         # One of each: an election would only cost start-up time.
         "leader-elect": False,
+        # The controllers ask for a token each at start; the default of 20 a second makes it slow.
+        "kube-api-qps": "200",
+        "kube-api-burst": "400",
     }
 
 

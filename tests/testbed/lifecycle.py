@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from testbed.controlplane import NAMES, POD_MARK, STOP_SECONDS
 from testbed.errors import TestbedError
+from testbed.kube_flags import range_mark
 from testbed.paths import Layout
 from testbed.process import Process, children_with
 from testbed.state import LOOPBACK, State, is_free
@@ -68,7 +69,10 @@ def clean(state: State, layout: Layout) -> None:
         state.forget(name)
     for folder in (layout.data, layout.logs):
         shutil.rmtree(folder, ignore_errors=True)
-    if not all(is_free(LOOPBACK, port) for port in state.get("ports", {}).values()):
+    addresses = [(LOOPBACK, port) for port in state.get("ports", {}).values()]
+    if pod_range := state.get("pod-range"):
+        addresses.append(range_mark(pod_range))
+    if not all(is_free(host, port) for host, port in addresses):
         state.set("ports", {})
         state.set("pod-range", None)
 

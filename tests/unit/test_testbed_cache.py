@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,22 @@ def test_an_entry_is_made_once(own_cache: Path) -> None:
     assert cache.ensure("thing", "0", make) == first == own_cache / "thing-0"
     assert len(made) == 1
     assert (first / "file").read_text() == "content"
+
+
+def test_two_at_once_do_not_build_twice() -> None:
+    made = []
+    second_waits = threading.Event()
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        second_waits.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cache.ensure, "thing", "0", make) for _ in range(2)]
+        second_waits.set()
+
+    assert both[0].result() == both[1].result()
+    assert len(made) == 1
 
 
 def test_a_failed_build_leaves_nothing_and_is_tried_again(own_cache: Path) -> None:

@@ -126,6 +126,25 @@ def test_a_crash_is_processes_that_are_gone_without_having_been_stopped(
     assert not lifecycle.crashed(state)
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_crashed_testbed_keeps_its_addresses_if_they_are_free(
+    state: State, tmp_path: Path, taken: bool
+) -> None:
+    state.record("etcd", GONE)
+    port = state.port("kafka")
+    data = Layout(tmp_path).data / "etcd"
+    data.mkdir(parents=True)
+    with socket.socket() as other:
+        if taken:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+        lifecycle.clean(state, Layout(tmp_path))
+
+    assert not data.exists()
+    assert not state.processes()
+    assert state.get("ports") == ({} if taken else {"kafka": port})
+
+
 def test_after_a_failed_start_nothing_new_is_left(state: State, tmp_path: Path) -> None:
     kept = sleeper(tmp_path)
     state.record("kafka", kept)

@@ -6,13 +6,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from importlib.util import find_spec
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from pydantic_settings import CliApp, get_subcommand
+from pydantic_settings import CliApp
 
 from flowbinding_api import FlowBinding, InvalidBindingError
 from flowbinding_worker import logs
@@ -41,7 +41,9 @@ def run(arguments: list[str]) -> int:
         0: drained and left the group. 1: cannot go on. 2: the manifest, or the command, is wrong.
     """
     try:
-        settings = get_subcommand(CliApp.run(Command, cli_args=arguments))
+        settings = CliApp.run(Command, cli_args=arguments).run
+        if settings is None:
+            return _refuse(["a command is required: run (see --help)"])
         binding = read_manifest(settings.file, os.environ)
     except InvalidBindingError as error:
         return _refuse(str(problem) for problem in error.problems)
@@ -103,7 +105,7 @@ def _run_loop(main_task: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main_task)
 
 
-def _refuse(problems: Any) -> int:
+def _refuse(problems: Iterable[str]) -> int:
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return WRONG_MANIFEST

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import aiohttp
 import httpx
@@ -132,7 +133,7 @@ class LangflowFlow:
         return headers
 
     def _body(self, request: FlowRequest) -> bytes:
-        _check_types(request)
+        _check_types(request.input, request.session_id, request.tweaks)
         body = {
             "input_value": request.input,
             "input_type": self._flow.input_type,
@@ -214,14 +215,14 @@ async def _post(
         )
 
 
-def _check_types(request: FlowRequest) -> None:
+def _check_types(text: Any, session: Any, tweaks: Any) -> None:
     """Refuse what Langflow would take for an empty input, with a 200."""
-    if not isinstance(request.input, str):
-        raise _refused(f"spec.flow.input: expected text, got {type(request.input).__name__}")
-    if not isinstance(request.session_id, str) or not request.session_id:
+    if not isinstance(text, str):
+        raise _refused(f"spec.flow.input: expected text, got {type(text).__name__}")
+    if not isinstance(session, str) or not session:
         raise _refused("spec.flow.sessionId: expected text that is not empty")
-    if not isinstance(request.tweaks, Mapping):
-        raise _refused(f"spec.flow.tweaks: expected an object, got {type(request.tweaks).__name__}")
+    if not isinstance(tweaks, Mapping):
+        raise _refused(f"spec.flow.tweaks: expected an object, got {type(tweaks).__name__}")
 
 
 def _refused(message: str) -> ProcessingError:

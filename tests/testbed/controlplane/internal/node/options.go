@@ -55,6 +55,7 @@ type Options struct {
 	Images       []string
 	Entrypoints  []string
 	Env          []string
+	Expose       []string
 	CapacityPods int
 	NoRun        bool
 }
@@ -73,6 +74,7 @@ func parse(args []string) (*Options, error) {
 	flags.StringArrayVar(&o.Images, "image", nil, "NAME=BINDIR: the image NAME, with any tag, is the programs in BINDIR (repeatable)")
 	flags.StringArrayVar(&o.Entrypoints, "entrypoint", nil, "NAME=COMMAND: what the image NAME runs for a container without a command (repeatable)")
 	flags.StringArrayVar(&o.Env, "env", nil, "KEY=VALUE: environment of every pod (repeatable)")
+	flags.StringArrayVar(&o.Expose, "expose", nil, "directory that pods see even if they mount a volume above it; the parents of all BINDIRs are exposed anyway (repeatable)")
 	flags.IntVar(&o.CapacityPods, "capacity-pods", 500, "how many pods fit")
 	flags.BoolVar(&o.NoRun, "no-run", false, "report pods as running without starting anything")
 	if err := flags.Parse(args); err != nil {
@@ -91,6 +93,11 @@ func (o *Options) check() error {
 	} {
 		if required.value == "" {
 			problems = append(problems, fmt.Errorf("%s is needed", required.flag))
+		}
+	}
+	for _, dir := range o.Expose {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() || !filepath.IsAbs(dir) {
+			problems = append(problems, fmt.Errorf("--expose %q: an absolute path of a directory is wanted", dir))
 		}
 	}
 	for _, entry := range o.Env {

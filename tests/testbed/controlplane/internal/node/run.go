@@ -162,7 +162,7 @@ func newHost(o *Options, client kubernetes.Interface, node *corev1.Node) (*pods.
 		return nil, err
 	}
 	host := &pods.Host{Client: client, Source: objects.Reader{Client: client}, Addresses: addresses, Images: known,
-		Environment: o.environment(), StateDir: o.StateDir, IP: node.Status.Addresses[0].Address, Allocatable: node.Status.Allocatable}
+		Environment: o.environment(), Expose: o.Expose, StateDir: o.StateDir, IP: node.Status.Addresses[0].Address, Allocatable: node.Status.Allocatable}
 	if o.NoRun {
 		return host, nil
 	}

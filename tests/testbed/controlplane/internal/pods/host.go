@@ -26,6 +26,7 @@ type Host struct {
 	Addresses   *ippool.Pool
 	Images      images.Set
 	Environment []corev1.EnvVar
+	Expose      []string // directories that a volume above them must not hide
 	StateDir    string
 	IP          string
 	Allocatable corev1.ResourceList

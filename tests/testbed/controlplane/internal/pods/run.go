@@ -141,20 +141,41 @@ func (w *Worker) specification(c *container, spec *corev1.Container, image image
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	argv := append(append([]string(nil), spec.Command...), spec.Args...)
-	if len(spec.Command) == 0 {
-		argv = append(append([]string(nil), image.Entrypoint...), spec.Args...)
-		if len(image.Entrypoint) == 0 {
-			argv = nil // arguments alone are no command
-		}
-	}
+	security := spec.SecurityContext
+	readOnlyRoot := security != nil && security.ReadOnlyRootFilesystem != nil && *security.ReadOnlyRootFilesystem
+	more = append(more, exposed(mounts, append([]string{filepath.Dir(image.BinDir), home}, w.host.Expose...), readOnlyRoot)...)
 	workDir := spec.WorkingDir
 	if workDir == "" {
 		workDir = "/"
 	}
-	security := spec.SecurityContext
-	return sandbox.Spec{Argv: podenv.Expand(argv, env), Env: podenv.List(env), Dir: workDir, Hostname: w.hostname(), Mounts: append(more, mounts...),
-		ReadOnlyRoot: security != nil && security.ReadOnlyRootFilesystem != nil && *security.ReadOnlyRootFilesystem, Scratch: scratch}, nil
+	return sandbox.Spec{Argv: podenv.Expand(commandLine(spec, image), env), Env: podenv.List(env), Dir: workDir, Hostname: w.hostname(), Mounts: append(more, mounts...),
+		ReadOnlyRoot: readOnlyRoot, Scratch: scratch}, nil
+}
+
+func commandLine(spec *corev1.Container, image images.Image) []string {
+	command := spec.Command
+	if len(command) == 0 {
+		command = image.Entrypoint
+	}
+	if len(command) == 0 {
+		return nil // arguments alone are no command
+	}
+	return append(append([]string(nil), command...), spec.Args...)
+}
+
+// exposed keeps directories visible that a volume would hide. A pod's emptyDir
+// at /tmp must not take away the "image", if that is kept below /tmp.
+func exposed(mounts []sandbox.Mount, dirs []string, readOnly bool) []sandbox.Mount {
+	var more []sandbox.Mount
+	for _, dir := range dirs {
+		for _, mount := range mounts {
+			if strings.HasPrefix(dir, filepath.Clean(mount.Target)+"/") {
+				more = append(more, sandbox.Mount{Source: dir, Target: dir, ReadOnly: readOnly})
+				break
+			}
+		}
+	}
+	return more
 }
 
 func hostPath() string {

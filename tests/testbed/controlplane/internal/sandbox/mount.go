@@ -30,27 +30,61 @@ func (host) Readlink(p string) (string, error) { return os.Readlink(p) }
 // mounter carries a plan out inside the stage's own mount namespace.
 type mounter struct {
 	scratch string
-	tmpfs   []string // shadows, made read-only at the end where the root is
 }
 
 func (m *mounter) run(ops []Op) error {
+	// A new root first: it needs the scratch directory, which a volume may hide
+	// later. What comes to pass in between is passed through either way.
 	for _, op := range ops {
-		var err error
-		switch op.Action {
-		case Shadow:
-			err = m.shadow(op.Path)
-		case Mkdir:
-			err = os.Mkdir(op.Path, 0o755)
-		case CreateFile:
-			err = touch(op.Path)
-		case Bind:
-			err = bind(op.Source, op.Path)
+		if op.Action == Shadow && op.Path == "/" {
+			if err := m.shadow("/"); err != nil {
+				return fmt.Errorf("new root: %w", err)
+			}
 		}
-		if err != nil && !os.IsExist(err) {
+	}
+	sources, err := open(ops)
+	if err != nil {
+		return err
+	}
+	for i, op := range ops {
+		if op.Action == Shadow && op.Path == "/" {
+			continue
+		}
+		if err := m.do(op, sources[i]); err != nil && !os.IsExist(err) {
 			return fmt.Errorf("%s: %w", op.Path, err)
 		}
 	}
 	return nil
+}
+
+// open takes hold of all sources before the first is mounted: a volume at /tmp
+// hides the other volumes if these are kept below /tmp. The descriptors end with
+// exec.
+func open(ops []Op) ([]string, error) {
+	paths := make([]string, len(ops))
+	for i, op := range ops {
+		if op.Action != Bind {
+			continue
+		}
+		fd, err := syscall.Open(op.Source, oPath|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", op.Source, err)
+		}
+		paths[i] = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	return paths, nil
+}
+
+func (m *mounter) do(op Op, source string) error {
+	switch op.Action {
+	case Shadow:
+		return m.shadow(op.Path)
+	case Mkdir:
+		return os.Mkdir(op.Path, 0o755)
+	case CreateFile:
+		return touch(op.Path)
+	}
+	return bind(source, op.Path)
 }
 
 // shadow covers dir with a tmpfs holding everything that was in it: entries
@@ -80,7 +114,6 @@ func (m *mounter) shadow(dir string) error {
 	for _, entry := range entries {
 		passThrough(filepath.Join(below, entry.Name()), filepath.Join(at, entry.Name()), entry)
 	}
-	m.tmpfs = append(m.tmpfs, dir)
 	if dir == "/" {
 		return pivot(at)
 	}
@@ -142,17 +175,18 @@ func bind(from, to string) error {
 }
 
 const (
+	oPath             = 0x200000
 	sysMountSetattr   = 442
 	atFdcwd           = ^uintptr(99) // -100
 	atRecursive       = 0x8000
 	mountAttrReadOnly = 1
 )
 
-// readOnly sets a mount, or with recursive all below it too, read-only. The
-// newer system call is used because it adds to a mount's flags; a remount
+// setAttributes changes the flags of a mount, or with recursive of all below it
+// too. The newer system call is used because it adds to the flags; a remount
 // would have to repeat them, and in a user namespace fails if it forgets one.
-func readOnly(p string, recursive bool) error {
-	attr := struct{ set, clear, propagation, userns uint64 }{set: mountAttrReadOnly}
+func setAttributes(p string, set, clear uint64, recursive bool) error {
+	attr := struct{ set, clear, propagation, userns uint64 }{set: set, clear: clear}
 	name, err := syscall.BytePtrFromString(p)
 	if err != nil {
 		return err
@@ -164,7 +198,15 @@ func readOnly(p string, recursive bool) error {
 	_, _, errno := syscall.Syscall6(sysMountSetattr, atFdcwd, uintptr(unsafe.Pointer(name)), flags,
 		uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
-		return fmt.Errorf("making %s read-only: %w", p, errno)
+		return fmt.Errorf("read-only or not, %s: %w", p, errno)
 	}
 	return nil
+}
+
+func readOnly(p string, recursive bool) error {
+	return setAttributes(p, mountAttrReadOnly, 0, recursive)
+}
+
+func writable(p string) error {
+	return setAttributes(p, 0, mountAttrReadOnly, false)
 }

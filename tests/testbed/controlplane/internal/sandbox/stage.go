@@ -58,11 +58,6 @@ func arrange(spec *Spec) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SLAVE, ""); err != nil {
 		return err
 	}
-	if spec.ReadOnlyRoot {
-		if err := readOnly("/", true); err != nil {
-			return err
-		}
-	}
 	mountProc()
 	if err := mountDev(spec.Scratch); err != nil {
 		return fmt.Errorf("/dev: %w", err)
@@ -75,25 +70,30 @@ func arrange(spec *Spec) error {
 	if err := m.run(ops); err != nil {
 		return err
 	}
-	return protect(spec, m, mounts)
+	return protect(spec, mounts)
 }
 
 // protect comes last: mount points are still created while the tree is put
-// together.
-func protect(spec *Spec, m *mounter, mounts []Mount) error {
+// together, and a mount would inherit the flag from where its source is.
+func protect(spec *Spec, mounts []Mount) error {
+	if spec.ReadOnlyRoot {
+		if err := readOnly("/", true); err != nil {
+			return err
+		}
+		for _, own := range []string{"/proc", "/dev/shm"} {
+			_ = writable(own) // not so if it is the host's, and that is no harm
+		}
+	}
 	for _, mount := range mounts {
-		if mount.ReadOnly {
+		switch {
+		case mount.ReadOnly:
 			if err := readOnly(mount.Target, false); err != nil {
 				return err
 			}
-		}
-	}
-	if !spec.ReadOnlyRoot {
-		return nil
-	}
-	for _, shadow := range m.tmpfs {
-		if err := readOnly(shadow, false); err != nil {
-			return err
+		case spec.ReadOnlyRoot:
+			if err := writable(mount.Target); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,0 +1,188 @@
+"""Kubernetes and Kafka in memory, as far as the operator asks them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from flowbinding_api.offsets import Figures, Progress, encode
+from flowbinding_api.reasons import Reason
+from flowbinding_operator.kafka import EARLIEST, ClusterError, Layout
+from flowbinding_operator.kube import AUTOSCALER, OPERATOR, KubeError
+from flowbinding_operator.lag import Commit, Partition, Trouble
+
+Object = dict[str, Any]
+
+
+def manifest(name: str = "risk", namespace: str = "shop", **spec: Any) -> Object:
+    """A FlowBinding as the API server holds it."""
+    base = {
+        "source": {"topic": "orders"},
+        "kafka": {"bootstrapServers": "kafka:9092"},
+        "flow": {"backend": "Echo"},
+    }
+    return {
+        "apiVersion": "flowbinding.io/v1alpha1",
+        "kind": "FlowBinding",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": f"uid-{name}",
+            "generation": 1,
+            "resourceVersion": "1",
+        },
+        "spec": base | spec,
+    }
+
+
+class FakeKube:
+    """An API server that knows server-side apply as far as fields have owners."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        self.writes: list[str] = []
+        self.events: list[Object] = []
+        self.pods: list[Object] = []
+        self.refuse: KubeError | None = None
+        self.on_change: Callable[[Object], None] = lambda _: None
+        self._versions = itertools.count(100)
+
+    def put(self, item: Mapping[str, Any]) -> Object:
+        """Store an object as somebody else would."""
+        stored = copy.deepcopy(dict(item))
+        stored["metadata"]["resourceVersion"] = str(next(self._versions))
+        metadata = stored["metadata"]
+        self.objects[stored["kind"], metadata["namespace"], metadata["name"]] = stored
+        return copy.deepcopy(stored)
+
+    def find(self, kind: str, name: str, namespace: str = "shop") -> Object:
+        return self.objects[kind, namespace, name]
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def list(
+        self, kind: str, namespace: str | None, selector: str = "", *, metadata_only: bool = False
+    ) -> Sequence[Object]:
+        if kind == "Pod":
+            return self.pods
+        return [item for (k, _, _), item in self.objects.items() if k == kind]
+
+    async def apply(self, manifest: Mapping[str, Any], *, manager: str = OPERATOR) -> Object:
+        if self.refuse:
+            raise self.refuse
+        self.writes.append(f"apply {manifest['kind']} {manager}")
+        metadata = manifest["metadata"]
+        key = (manifest["kind"], metadata["namespace"], metadata["name"])
+        known = self.objects.get(key)
+        live = copy.deepcopy(known) if known else {"metadata": {"managedFields": []}, "spec": {}}
+        replicas = (known or {}).get("spec", {}).get("replicas")
+        merged = {**live, **copy.deepcopy(dict(manifest))}
+        merged["metadata"] = {**live["metadata"], **copy.deepcopy(dict(metadata))}
+        if "spec" in manifest:
+            merged["spec"] = {**live.get("spec", {}), **copy.deepcopy(manifest["spec"])}
+            merged["spec"].setdefault("replicas", 1 if replicas is None else replicas)
+            owned = {f"f:{field}": {} for field in manifest["spec"]}
+            entries = [e for e in live["metadata"]["managedFields"] if e["manager"] != manager]
+            merged["metadata"]["managedFields"] = [
+                *entries,
+                {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": owned}},
+            ]
+        return self._changed(merged)
+
+    async def scale(self, namespace: str, name: str, replicas: int) -> Object:
+        self.writes.append(f"scale {replicas}")
+        live = copy.deepcopy(self.objects["Deployment", namespace, name])
+        live["spec"]["replicas"] = replicas
+        return self._changed(live)
+
+    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Object:
+        self.writes.append("status")
+        live = copy.deepcopy(self.objects["FlowBinding", namespace, name])
+        merged = {**live.get("status", {}), **status}
+        live["status"] = {key: value for key, value in merged.items() if value is not None}
+        return self._changed(live)
+
+    async def create_event(self, event: Mapping[str, Any]) -> None:
+        self.events.append(dict(event))
+
+    def _changed(self, item: Object) -> Object:
+        stored = self.put(item)
+        self.on_change(copy.deepcopy(stored))
+        return stored
+
+
+class FakeLink:
+    """A Kafka cluster."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[list[int]]] = {}
+        self.commits: dict[str, dict[Partition, Commit]] = {}
+        self.members: set[str] = set()
+        self.troubles: dict[str, Trouble] = {}
+        self.down: ClusterError | None = None
+        self.requests: list[str] = []
+        self.closed = False
+
+    def topic(self, name: str, partitions: int, end: int = 0, start: int = 0) -> None:
+        self.topics[name] = [[start, end] for _ in range(partitions)]
+
+    def produce(self, name: str, count: int) -> None:
+        for index in range(count):
+            self.topics[name][index % len(self.topics[name])][1] += 1
+
+    def commit_all(self, group: str, name: str, figures: Figures | None = None) -> None:
+        held = self.commits.setdefault(group, {})
+        for index, (_, end) in enumerate(self.topics[name]):
+            text = encode(end, Progress(end), figures) if figures else ""
+            held[Partition(name, index)] = Commit(end, text)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def layout(self, topics: Iterable[str]) -> Layout:
+        self._ask("layout")
+        layout = Layout(troubles={t: v for t, v in self.troubles.items() if t in set(topics)})
+        for name in topics:
+            if name not in self.topics and name not in layout.troubles:
+                layout.troubles[name] = Trouble(Reason.TOPIC_MISSING, f"{name} does not exist")
+            for index in range(len(self.topics.get(name, []))):
+                layout.leaders[Partition(name, index)] = 1
+        return layout
+
+    async def offsets(
+        self, layout: Layout, partitions: Iterable[Partition], which: int
+    ) -> dict[Partition, int]:
+        self._ask("starts" if which == EARLIEST else "ends")
+        side = 0 if which == EARLIEST else 1
+        return {p: self.topics[p.topic][p.partition][side] for p in partitions}
+
+    async def committed(self, group: str) -> dict[Partition, Commit]:
+        self._ask(f"committed {group}")
+        return dict(self.commits.get(group, {}))
+
+    async def is_empty(self, group: str) -> bool:
+        self._ask("describe")
+        return group not in self.members
+
+    async def commit(self, group: str, commits: Mapping[Partition, Commit]) -> None:
+        self._ask("commit")
+        self.commits.setdefault(group, {}).update(commits)
+
+    def _ask(self, what: str) -> None:
+        self.requests.append(what)
+        if self.down:
+            raise self.down
+
+
+def owners(deployment: Object) -> dict[str, set[str]]:
+    """Which manager owns which fields of a spec."""
+    return {
+        entry["manager"]: set(entry["fieldsV1"]["f:spec"])
+        for entry in deployment["metadata"]["managedFields"]
+    }
+
+
+__all__ = ["AUTOSCALER", "FakeKube", "FakeLink", "manifest", "owners"]

@@ -1,0 +1,89 @@
+"""When a failed message runs again, and when it does not."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbinding_api.spec import Retry
+from flowbinding_worker.job import Job
+from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
+from flowbinding_worker.retry import Backoff, RetryPolicy
+from flowbinding_worker.tracker import Tracker
+
+
+def job() -> Job:
+    return Job(Record(Partition("in", 0), 0, None, b"", (), 0), Tracker())
+
+
+def error(failure: Failure, after: float | None = None) -> ProcessingError:
+    return ProcessingError(
+        "no", failure=failure, stage=Stage.CALL, reason="Test", retry_after_seconds=after
+    )
+
+
+def policy(**settings: float) -> RetryPolicy:
+    return RetryPolicy(Retry.model_validate(settings), Random(1))
+
+
+@given(
+    initial=st.floats(0.01, 100),
+    cap=st.floats(0.01, 1000),
+    attempt=st.integers(1, 2000),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_full_jitter_stays_below_its_bound(
+    initial: float, cap: float, attempt: int, draw: float
+) -> None:
+    bound = min(cap, initial * 2.0 ** min(attempt - 1, 64))
+    assert 0 <= Backoff(initial, cap).delay(attempt, draw) <= bound
+
+
+def test_transient_failures_count_up_to_a_dead_letter() -> None:
+    tried, made = job(), policy(maxAttempts=3)
+    delays = [made.delay(tried, error(Failure.TRANSIENT), spared=False) for _ in range(3)]
+    assert [d is None for d in delays] == [False, False, True]
+    assert tried.attempts == 3
+
+
+def test_waits_differ() -> None:
+    made = policy(maxAttempts=1000, initialBackoffSeconds=10, maxBackoffSeconds=10)
+    tried = job()
+    delays = {made.delay(tried, error(Failure.TRANSIENT), spared=False) for _ in range(20)}
+    assert len(delays) == 20
+
+
+def test_poison_is_dead_at_once() -> None:
+    tried = job()
+    assert policy().delay(tried, error(Failure.POISON), spared=True) is None
+    assert tried.attempts == 1
+
+
+@pytest.mark.parametrize("failure", [Failure.TRANSIENT, Failure.CONFIGURATION])
+def test_a_flow_that_fails_for_all_costs_no_attempts(failure: Failure) -> None:
+    tried, made = job(), policy(maxAttempts=1)
+    for _ in range(10):
+        assert made.delay(tried, error(failure), spared=True) == 0.0
+    assert tried.attempts == 0
+
+
+def test_throttling_costs_no_attempts_and_waits_as_told() -> None:
+    tried, made = job(), policy(maxAttempts=1, maxBackoffSeconds=2)
+    for _ in range(10):
+        delay = made.delay(tried, error(Failure.THROTTLE, 3.0), spared=False)
+        assert delay == 3.0
+    assert tried.attempts == 0
+
+
+def test_nobody_waits_for_hours() -> None:
+    delay = policy().delay(job(), error(Failure.THROTTLE, 86_400), spared=False)
+    assert delay == 300
+
+
+def test_retry_after_holds_for_transient_failures_too() -> None:
+    delay = policy().delay(job(), error(Failure.TRANSIENT, 7.0), spared=False)
+    assert delay is not None
+    assert delay >= 7.0

@@ -1,0 +1,282 @@
+"""Kafka and a flow in memory, for tests of the worker's engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowbinding_api import FlowBinding, parse_binding
+from flowbinding_worker.assembly import compose
+from flowbinding_worker.engine import Engine, Stop
+from flowbinding_worker.kafka_port import (
+    Batch,
+    Headers,
+    KafkaUnavailableError,
+    MembershipLostError,
+    Position,
+    Rebalances,
+)
+from flowbinding_worker.metrics import Metrics
+from flowbinding_worker.payload import Payload
+from flowbinding_worker.ports import FlowRequest, FlowResult, Partition, Record
+from manifests import manifest, merge
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition to hold."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - conditions of any kind, not events
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class FakeBroker:
+    """Partitions of one topic, the commits of one group, and what was produced."""
+
+    logs: dict[Partition, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    starts: dict[Partition, int] = field(default_factory=dict)
+    commits: dict[Partition, Position] = field(default_factory=dict)
+    history: list[dict[Partition, Position]] = field(default_factory=list)
+    produced: list[tuple[str, bytes | None, bytes | None, dict[str, bytes | None]]] = field(
+        default_factory=list
+    )
+
+    def produce(
+        self, messages: Iterable[tuple[bytes | None, bytes | None]], number: int = 0
+    ) -> None:
+        partition = Partition("in", number)
+        log = self.logs[partition]
+        for key, value in messages:
+            offset = log[-1].offset + 1 if log else self.starts.get(partition, 0)
+            log.append(Record(partition, offset, key, value, (), 1_000))
+
+    def end(self, partition: Partition) -> int:
+        log = self.logs[partition]
+        return log[-1].offset + 1 if log else self.starts.get(partition, 0)
+
+    def sent_to(self, topic: str) -> list[bytes | None]:
+        return [value for name, _, value, _ in self.produced if name == topic]
+
+
+class FakeConsumer:
+    """A group member; the test decides when partitions come and go."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.positions: dict[Partition, int] = {}
+        self.listener: Rebalances | None = None
+        self.stopped = False
+        self.refusal: BaseException | None = None
+        self.hang = False
+        self.unreachable = False
+        self.on_start: Collection[Partition] = [Partition("in", 0)]
+
+    async def start(self, listener: Rebalances) -> None:
+        if self.unreachable:
+            raise KafkaUnavailableError("nobody there")
+        self.listener = listener
+        await self.assign(self.on_start)
+
+    async def assign(self, partitions: Collection[Partition]) -> None:
+        assert self.listener is not None
+        await self.listener.assigned(partitions)
+        for partition in partitions:
+            known = self.broker.commits.get(partition)
+            self.positions[partition] = known.offset if known else 0
+
+    async def revoke(self, *, lost: bool = False) -> None:
+        assert self.listener is not None
+        gone, self.positions = list(self.positions), {}
+        await self.listener.revoked(gone, lost=lost)
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
+        batches = []
+        for partition, most in wanted.items():
+            if partition in self.positions:
+                batches.append(self._read(partition, most))
+        if not any(b.records for b in batches):
+            await asyncio.sleep(0.002)
+        else:
+            await asyncio.sleep(0)
+        return [b for b in batches if b.partition in self.positions]
+
+    def _read(self, partition: Partition, most: int) -> Batch:
+        log, end = self.broker.logs[partition], self.broker.end(partition)
+        at = self.positions[partition]
+        if at > end:
+            # Out of range: from the beginning, as aiokafka does.
+            at = self.broker.starts.get(partition, 0)
+        records = [r for r in log if r.offset >= at][:most]
+        self.positions[partition] = records[-1].offset + 1 if records else max(at, end)
+        return Batch(partition, records, self.positions[partition], end)
+
+    async def commit(self, positions: Mapping[Partition, Position]) -> None:
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.refusal is not None:
+            raise self.refusal
+        if not set(positions) <= set(self.positions):
+            # During the callback the member still owns them, as with a real broker.
+            pass
+        self.broker.commits.update(positions)
+        self.broker.history.append(dict(positions))
+
+    async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
+        return {p: self.broker.commits[p] for p in partitions if p in self.broker.commits}
+
+    async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
+        return {p: self.broker.end(p) for p in partitions}
+
+
+class FakeProducer:
+    """Appends to the broker's `produced`; `failures` are raised first, topic by topic."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.failing: dict[str, Exception] = {}
+        self.limit = 1 << 30
+        self.stopped = False
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None = None,
+    ) -> None:
+        from flowbinding_worker.kafka_port import RecordTooLargeError
+
+        await asyncio.sleep(0)
+        if topic in self.failing:
+            raise self.failing[topic]
+        if len(value or b"") + sum(len(v or b"") for _, v in headers) > self.limit:
+            raise RecordTooLargeError("too large")
+        self.broker.produced.append((topic, key, value, dict(headers)))
+
+
+@dataclass
+class Run:
+    """One call of the flow."""
+
+    input: str
+    start: float
+    end: float | None = None
+
+
+class FakeFlow:
+    """Answers through `answer`, and remembers its calls."""
+
+    def __init__(self, answer: Callable[[FlowRequest], Awaitable[Any]] | None = None) -> None:
+        self.answer = answer
+        self.calls: list[Run] = []
+        self.running = 0
+        self.most = 0
+        self.start_error: Exception | None = None
+        self.closed = False
+
+    @property
+    def inputs(self) -> list[str]:
+        return [call.input for call in self.calls]
+
+    async def start(self) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+
+    async def run(self, request: FlowRequest) -> FlowResult:
+        call = Run(request.input, time.monotonic())
+        self.calls.append(call)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            value = await self.answer(request) if self.answer else request.input
+        finally:
+            self.running -= 1
+            call.end = time.monotonic()
+        return FlowResult(value)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Worker:
+    """An engine on fakes, run as a task."""
+
+    def __init__(
+        self, broker: FakeBroker, flow: FakeFlow, spec: Mapping[str, Any] | None = None
+    ) -> None:
+        self.binding = binding(spec)
+        self.broker = broker
+        self.flow = flow
+        self.consumer = FakeConsumer(broker)
+        self.producer = FakeProducer(broker)
+        self.metrics = Metrics()
+        self.engine: Engine
+        self.stop: Stop
+        self.task: asyncio.Task[None]
+
+    async def __aenter__(self) -> Worker:
+        self.engine, self.stop = compose(
+            self.binding,
+            "worker-0",
+            self.metrics,
+            flow=self.flow,
+            payload=Payload(self.binding),
+            consumer=self.consumer,
+            producer=self.producer,
+        )
+        self.task = asyncio.create_task(self.engine.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop.ask()
+        self.stop.ask()
+        await asyncio.wait([self.task], timeout=10)
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def end(self) -> None:
+        """SIGTERM, and wait for the end."""
+        self.stop.ask()
+        await asyncio.wait_for(asyncio.shield(self.task), 10)
+
+    async def die(self) -> None:
+        """SIGKILL: nothing is said to anybody."""
+        self.consumer.refusal = MembershipLostError("dead")
+        self.producer.failing = defaultdict(lambda: KafkaUnavailableError("dead"))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if task is self.task:
+                task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    @property
+    def committed(self) -> int:
+        known = self.broker.commits.get(Partition("in", 0))
+        return known.offset if known else -1
+
+    def count(self, text: str) -> float:
+        """The value of a metric, by the beginning of its line."""
+        for line in self.metrics.render().decode().splitlines():
+            if line.startswith(f"flowbinding_worker_{text} "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+
+def binding(spec: Mapping[str, Any] | None = None) -> FlowBinding:
+    """A binding with an output, quick retries, and `spec` merged into it."""
+    base = {
+        "kafka": {"bootstrapServers": "nowhere:9092"},
+        "output": {"topic": "out", "value": "{{ result }}"},
+        "retry": {"initialBackoffSeconds": 0.01, "maxBackoffSeconds": 0.02, "maxAttempts": 3},
+    }
+    return parse_binding(merge(manifest(**base), {"spec": spec or {}}))
