@@ -62,10 +62,11 @@ kind-down: install ## Delete it
 test: lint types verify unit integration e2e ## Everything that CI runs
 
 .PHONY: lint
-lint: install ## Style, layers, dead links between files
+lint: install ## Style, layers between modules, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/lint-imports --no-timings 2>&1 | tail -n 12
+	@$(BIN)/lint-imports
+	@$(BIN)/hadolint Dockerfile
 
 .PHONY: types
 types: install ## mypy, strict, tests included
@@ -98,12 +99,15 @@ fmt: install ## Format the code
 generate: install ## Write what is generated from the models: CRD, chart, reference
 	@$(BIN)/python crds/generate.py
 
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
 .PHONY: lock
 lock: ## Resolve the dependencies anew (needs uv)
-	@for name in dev:dev image:operator,worker local:operator,worker,local; do \
-	  extras=$$(echo "$${name#*:}" | sed -E 's/([a-z]+),?/--extra \1 /g'); \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    $$extras pyproject.toml -o requirements/$${name%%:*}.lock; done
+	$(LOCK) --extra dev pyproject.toml -o requirements/dev.lock
+	$(LOCK) --constraint requirements/dev.lock --extra operator --extra worker pyproject.toml -o requirements/image.lock
+	$(LOCK) --constraint requirements/dev.lock --extra operator --extra local pyproject.toml -o requirements/local.lock
+	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(LOCK) - -o requirements/build.lock
+	$(LOCK) requirements/langflow-server.in -o requirements/langflow-server.lock
 
 .PHONY: image
 image: ## Build the container image (needs Docker)

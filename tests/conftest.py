@@ -12,7 +12,7 @@ import pytest
 
 import kafkaio
 from kafkaio import TopicFactory
-from testbed import KafkaBroker, Testbed
+from testbed import KafkaBroker, Testbed, gobuild
 
 ROOT = Path(__file__).parents[1]
 TIERS = ("integration", "e2e")
@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in TIERS:
             if tier in item.path.relative_to(ROOT / "tests").parts:
                 item.add_marker(tier)
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """The Helm program, from the testbed's cache, built when it is not there."""
+    return gobuild.binary(gobuild.HELM, lambda _note: None)
 
 
 @pytest.fixture(scope="session")

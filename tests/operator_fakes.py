@@ -84,7 +84,7 @@ class FakeKube:
         if "spec" in manifest:
             merged["spec"] = {**live.get("spec", {}), **copy.deepcopy(manifest["spec"])}
             merged["spec"].setdefault("replicas", 1 if replicas is None else replicas)
-            owned = {f"f:{field}": {} for field in manifest["spec"]}
+            owned: Object = {f"f:{field}": {} for field in manifest["spec"]}
             entries = [e for e in live["metadata"]["managedFields"] if e["manager"] != manager]
             merged["metadata"]["managedFields"] = [
                 *entries,

@@ -274,7 +274,7 @@ class Worker:
 
 def binding(spec: Mapping[str, Any] | None = None) -> FlowBinding:
     """A binding with an output, quick retries, and `spec` merged into it."""
-    base = {
+    base: dict[str, Any] = {
         "kafka": {"bootstrapServers": "nowhere:9092"},
         "output": {"topic": "out", "value": "{{ result }}"},
         "retry": {"initialBackoffSeconds": 0.01, "maxBackoffSeconds": 0.02, "maxAttempts": 3},

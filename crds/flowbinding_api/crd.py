@@ -53,6 +53,13 @@ COLUMNS = (
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes shared parts out each time: anchors are legal YAML, but not every tool takes them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def crd() -> dict[str, Any]:
     """The whole CustomResourceDefinition as plain data."""
     return {
@@ -77,7 +84,9 @@ def crd() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """The content of crds/flowbinding.yaml."""
-    return HEADER + yaml.safe_dump(crd(), sort_keys=False, width=100, allow_unicode=True)
+    return HEADER + yaml.dump(
+        crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True
+    )
 
 
 def _version() -> dict[str, Any]:
@@ -173,16 +182,24 @@ def _node(
     for bound, flag in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in schema:
             out[flag], out[bound] = schema[bound], True
-    if out.get("type") == "object" and "default" in schema:
-        # The API server then fills in the fields' own defaults.
-        out["default"] = {}
-    elif schema.get("default") not in (None, []):
-        out["default"] = schema["default"]
     if out.get("type") == "array":
         out["items"] = _node(schema["items"], defs, rules)
     if out.get("type") == "object":
         out.update(_object(schema, defs, rules))
+    if schema.get("default") not in (None, []):
+        out["default"] = _default(schema, out)
     return out
+
+
+def _default(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Any:
+    """A field's default; that of an object spells out its fields' own.
+
+    The API server would fill them in itself, but it evaluates the rules on the bare default.
+    """
+    if node.get("type") != "object":
+        return schema["default"]
+    properties = node.get("properties", {})
+    return {name: child["default"] for name, child in properties.items() if "default" in child}
 
 
 def _object(

@@ -6,6 +6,7 @@ source of its components, so run this after changing one. The same sources give 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -18,6 +19,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "components"))
 
 
+def component(module: str, name: str) -> Any:
+    """A component of components/, with an id that tweaks can name."""
+    return getattr(importlib.import_module(module), name)(_id=f"{name}-loan")
+
+
 def flow(name: str, description: str, component: Any, field: str, output: Any) -> bytes:
     """One flow file; `field` of the component takes the input text, `output` is its answer."""
     from lfx.components.input_output import ChatInput, ChatOutput
@@ -25,7 +31,7 @@ def flow(name: str, description: str, component: Any, field: str, output: Any) -
 
     source = ChatInput(_id="ChatInput-in")
     component.set(**{field: source.message_response})
-    target = ChatOutput(_id="ChatOutput-out")
+    target: Any = ChatOutput(_id="ChatOutput-out")
     target.set(input_value=output)
     document = Graph(source, target).dump(name=name, endpoint_name=name, description=description)
     # lfx keeps these in sets.
@@ -36,13 +42,9 @@ def flow(name: str, description: str, component: Any, field: str, output: Any) -
 
 def flows() -> dict[str, bytes]:
     """File names and contents."""
-    from decision import LoanDecision
-    from intake import LoanIntake
-    from risk import RiskScore
-
-    intake = LoanIntake(_id="LoanIntake-loan")
-    risk = RiskScore(_id="RiskScore-loan")
-    decision = LoanDecision(_id="LoanDecision-loan")
+    intake = component("intake", "LoanIntake")
+    risk = component("risk", "RiskScore")
+    decision = component("decision", "LoanDecision")
     return {
         "application.json": flow(
             "loan-application", intake.description, intake, "request", intake.normalize

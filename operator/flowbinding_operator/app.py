@@ -44,7 +44,9 @@ class App:
         self.metrics = Metrics()
         self.synced = False
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.lag = LagWatcher(self._observed, seconds=settings.poll_seconds, failed=self._fail)
+        self.lag = LagWatcher(
+            self._observed, self.metrics, seconds=settings.poll_seconds, failed=self._fail
+        )
         self.autoscaler = Autoscaler(self.enqueue)
         self.children = Children(kube, self.deployments, self.metrics)
         reconciler = Reconciler(

@@ -7,12 +7,15 @@ that matters is told to `changed`, which enqueues the binding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_operator.lag import Observation
 from flowbinding_operator.scaling import Decision, History, Sample, decide
 from flowbinding_operator.status import LAG_AGE_SECONDS, lag_moved
+
+TELL_SECONDS = 5.0
+"""How often the same meaning is worth a reconcile."""
 
 
 @dataclass(slots=True)
@@ -21,13 +24,16 @@ class Track:
 
     Attributes:
         observation: The newest one; None before the first.
+        told: Meaning of the newest observation that asked for a reconcile.
         written: Meaning of the newest observation that a reconcile has dealt with.
     """
 
     spec: FlowBindingSpec
-    history: History = field(default_factory=History)
+    history: History
     observation: Observation | None = None
     decision: Decision | None = None
+    told: tuple[object, ...] | None = None
+    told_at: float = float("-inf")
     written: tuple[object, ...] | None = None
     written_lag: int | None = None
     written_at: float = float("-inf")
@@ -45,17 +51,19 @@ class Autoscaler:
         self._changed = changed
         self._tracks: dict[str, Track] = {}
 
-    def track(self, key: str, spec: FlowBindingSpec, replicas: int | None) -> Track:
+    def track(self, key: str, spec: FlowBindingSpec, start: Callable[[], History]) -> Track:
         """The track of a binding, brought up to date.
 
         Args:
             key: The binding.
             spec: What the user wants now.
-            replicas: What its Deployment asks for; None when that is not known.
+            start: Makes the history of a binding that has none here: after a restart, what was set
+                before goes on until the lag is known.
         """
-        track = self._tracks.setdefault(key, Track(spec))
+        track = self._tracks.get(key)
+        if track is None:
+            track = self._tracks[key] = Track(spec, start())
         track.spec = spec
-        track.history.replicas = replicas
         return track
 
     def forget(self, key: str) -> None:
@@ -82,7 +90,11 @@ class Autoscaler:
             # Kafka missed one answer. That stops scaling, and is no news yet.
             return
         track.observation = observation
-        if self._matters(track, observation, decision):
+        meaning = _meaning(observation, decision)
+        # A reconcile that fails has a back-off of its own, which telling it again would defeat.
+        again = meaning != track.told or observation.time - track.told_at >= TELL_SECONDS
+        if again and self._matters(track, observation, decision):
+            track.told, track.told_at = meaning, observation.time
             self._changed(key)
 
     def handled(self, key: str, observation: Observation, decision: Decision) -> None:

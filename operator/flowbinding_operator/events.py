@@ -74,7 +74,7 @@ def _transitions(old: FlowBindingStatus, new: FlowBindingStatus) -> Iterator[Hap
     before = {condition.type: condition for condition in old.conditions}
     for condition in new.conditions:
         normal = TELLING.get(ConditionType(condition.type))
-        if normal is None or condition.status is ConditionStatus.UNKNOWN:
+        if normal is None or condition.reason == Reason.RECONCILING:
             continue
         known = before.get(condition.type)
         if known and (known.status, known.reason) == (condition.status, condition.reason):

@@ -50,13 +50,9 @@ class KubeError(FlowBindingError):
     reason = "KubernetesError"
 
     def __init__(self, message: str, *, status: int = 0) -> None:
-        super().__init__(message, retriable=status in (0, 409, 429) or status >= 500)
+        # Not 500: that is what server-side apply answers to an unknown field or a bad quantity.
+        super().__init__(message, retriable=status in (0, 409, 429, 502, 503, 504))
         self.status = status
-
-    @property
-    def refused(self) -> bool:
-        """Whether the object itself is at fault, so that trying again is of no use."""
-        return self.status in (400, 403, 413, 422)
 
 
 class Kube(Protocol):
@@ -194,9 +190,10 @@ class KubeClient:
             )
             raw = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise KubeError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+            text = str(error) or type(error).__name__
+            raise KubeError(f"{text} ({method} {path})") from error
         if response.status >= 300:
-            raise KubeError(f"{method} {path}: {_message(raw)}", status=response.status)
+            raise KubeError(f"{_message(raw)} ({method} {path})", status=response.status)
         answer: dict[str, Any] = json.loads(raw)
         return answer
 

@@ -169,18 +169,20 @@ class FigureBook:
     complaint win: a worker that still has the trouble will say so again.
     """
 
-    broken: int = 0
-    """Metadata that could not be read, so far."""
     _seen: dict[Partition, tuple[Commit, int, Figures | None]] = field(default_factory=dict)
     _round: int = 0
 
-    def update(self, commits: Commits) -> None:
-        """Take in what is committed now."""
+    def update(self, commits: Commits) -> int:
+        """Take in what is committed now. Returns how much of it is new and unreadable."""
+        broken = 0
         for partition, commit in commits.items():
             known = self._seen.get(partition)
             if known is None or known[0] != commit:
-                self._seen[partition] = (commit, self._round, self._decode(commit))
+                figures, readable = _decode(commit)
+                broken += not readable
+                self._seen[partition] = (commit, self._round, figures)
         self._round += 1
+        return broken
 
     def summary(self, workers: int) -> Summary:
         """What `workers` Pods say, put together."""
@@ -194,14 +196,15 @@ class FigureBook:
         ranked = sorted(newest.values(), key=lambda item: item[0], reverse=True)
         return _summary([figures for _, figures in ranked[:workers]])
 
-    def _decode(self, commit: Commit) -> Figures | None:
-        if not commit.metadata:
-            return None
-        try:
-            return offsets.decode(commit.offset, commit.metadata).figures
-        except offsets.MetadataError:
-            self.broken += 1
-            return None
+
+def _decode(commit: Commit) -> tuple[Figures | None, bool]:
+    """A commit's figures, and whether its metadata could be read."""
+    if not commit.metadata:
+        return None, True
+    try:
+        return offsets.decode(commit.offset, commit.metadata).figures, True
+    except offsets.MetadataError:
+        return None, False
 
 
 def _summary(figures: list[Figures]) -> Summary:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -101,7 +103,8 @@ async def watch(app: App, settings: Settings) -> None:
     @kopf.on.login(registry=registry)
     async def login(**kwargs: Any) -> Any:
         # Otherwise kopf would also try every Kubernetes client that happens to be installed.
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        account = kopf.login_with_service_account(**kwargs)
+        return in_cluster(account) if account else kopf.login_with_kubeconfig(**kwargs)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def binding(event: Any, **_: Any) -> None:
@@ -118,6 +121,21 @@ async def watch(app: App, settings: Settings) -> None:
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
+
+
+def in_cluster(account: kopf.ConnectionInfo) -> kopf.ConnectionInfo:
+    """The service account, at the address that Kubernetes gives to every Pod.
+
+    kopf asks DNS for the API server; as for every other client, the environment comes first here.
+    """
+    host, port = (
+        os.environ.get("KUBERNETES_SERVICE_HOST"),
+        os.environ.get("KUBERNETES_SERVICE_PORT"),
+    )
+    if not host or not port:
+        return account
+    address = f"[{host}]" if ":" in host else host
+    return dataclasses.replace(account, server=f"https://{address}:{port}")
 
 
 def kopf_settings() -> kopf.OperatorSettings:

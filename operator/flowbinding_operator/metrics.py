@@ -28,6 +28,17 @@ class Metrics:
         self.reconcile_seconds = Histogram(
             f"{PREFIX}reconcile_duration_seconds", "Time of a reconciliation.", registry=registry
         )
+        self.polls = Counter(
+            f"{PREFIX}lag_polls_total", "Looks at a Kafka cluster.", registry=registry
+        )
+        self.fetches = Counter(
+            f"{PREFIX}offset_fetches_total", "Reads of a group's commits.", registry=registry
+        )
+        self.broken_metadata = Counter(
+            f"{PREFIX}broken_commit_metadata_total",
+            "Commits whose metadata is not a worker's, or damaged.",
+            registry=registry,
+        )
         self.writes = Counter(
             f"{PREFIX}kubernetes_writes_total", "Writes to Kubernetes.", ["kind"], registry=registry
         )

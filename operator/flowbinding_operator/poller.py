@@ -28,6 +28,7 @@ from flowbinding_operator.lag import (
     lag_of,
     seeds,
 )
+from flowbinding_operator.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +103,13 @@ class ClusterPoller:
     """The loop of one cluster."""
 
     def __init__(
-        self, link: Link, report: Report, *, seconds: float, clock: Callable[[], float]
+        self,
+        link: Link,
+        report: Report,
+        metrics: Metrics,
+        *,
+        seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         self.watched: dict[str, Watched] = {}
         self.last_tick = clock()
@@ -110,6 +117,7 @@ class ClusterPoller:
         self.last_success: float | None = None
         self._link = link
         self._report = report
+        self._metrics = metrics
         self._seconds = seconds
         self._clock = clock
         self._layout = Layout()
@@ -161,6 +169,7 @@ class ClusterPoller:
             *(self._look(watched, ends, now, limit) for watched in list(self.watched.values()))
         )
         self.last_success = self._clock()
+        self._metrics.polls.inc()
 
     async def _try_tick(self) -> None:
         if not self.watched:
@@ -241,6 +250,7 @@ class ClusterPoller:
         self, watched: Watched, partitions: list[Partition], ends: dict[Partition, int]
     ) -> None:
         target = watched.target
+        self._metrics.fetches.inc()
         commits = await self._link.committed(target.group)
         missing = seeds(target, partitions, ends, self._starts, commits, watched.commits)
         # Only a group without members takes commits from outside; members seed by themselves.
@@ -249,9 +259,10 @@ class ClusterPoller:
             commits |= missing
             log.info("group starts", binding=target.key, partitions=len(missing))
         watched.commits = commits
-        watched.figures.update(
+        broken = watched.figures.update(
             {partition: commits[partition] for partition in partitions if partition in commits}
         )
+        self._metrics.broken_metadata.inc(broken)
 
     def _observation(
         self,
@@ -284,6 +295,7 @@ class LagWatcher:
 
     Args:
         report: Told of every observation.
+        metrics: Where requests are counted.
         seconds: Between two ticks.
         failed: Told when a loop ends by an error, which it never should.
     """
@@ -291,6 +303,7 @@ class LagWatcher:
     def __init__(
         self,
         report: Report,
+        metrics: Metrics,
         *,
         seconds: float = 2.0,
         failed: Callable[[BaseException], None],
@@ -298,6 +311,7 @@ class LagWatcher:
         connect: Callable[[Mapping[str, Any]], Link] = KafkaLink,
     ) -> None:
         self._report = report
+        self._metrics = metrics
         self._seconds = seconds
         self._failed = failed
         self._clock = clock
@@ -325,7 +339,9 @@ class LagWatcher:
         poller = self._pollers.get(cluster)
         if poller is None:
             link = self._connect(options)
-            poller = ClusterPoller(link, self._report, seconds=self._seconds, clock=self._clock)
+            poller = ClusterPoller(
+                link, self._report, self._metrics, seconds=self._seconds, clock=self._clock
+            )
             self._pollers[cluster] = poller
             task = asyncio.create_task(poller.run(), name=f"lag {cluster}")
             task.add_done_callback(self._ended)

@@ -6,6 +6,7 @@ of times. When nothing is missing it writes nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.resolve import with_kafka_defaults
 from flowbinding_api.spec import Kafka
-from flowbinding_api.status import FlowBindingStatus
+from flowbinding_api.status import ConditionStatus, FlowBindingStatus
 from flowbinding_operator import desired, status
 from flowbinding_operator.autoscaler import Autoscaler, Track
 from flowbinding_operator.children import Children, ForeignError
@@ -42,7 +43,7 @@ from flowbinding_operator.references import (
     references_in,
     secret_reader,
 )
-from flowbinding_operator.scaling import Decision
+from flowbinding_operator.scaling import Decision, History
 from flowbinding_operator.store import Cache
 from flowbinding_operator.workers import Workers, observe
 
@@ -54,7 +55,9 @@ STARTING_RETRY_SECONDS = 5.0
 """How often Pods are looked at while workers are not ready."""
 REFUSED_RETRY_SECONDS = 15.0
 REFERENCES_SECONDS = 60.0
-"""How long Secrets and ConfigMaps that were complete are believed to be unchanged."""
+"""How soon a change in a Secret or a ConfigMap is seen; they are not watched."""
+REPAIR_SECONDS = 8.0
+"""The same while the binding is not ready: perhaps somebody is repairing them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class Memory:
 
     objects: dict[tuple[Kind, str], Mapping[str, Any] | None]
     objects_at: float
-    wrote_at: float = float("-inf")
+    wrote_at: float | None = None
+    ready: bool = True
 
 
 class Reconciler:
@@ -134,17 +138,18 @@ class Reconciler:
         missing = missing or self._watch(binding, objects, live)
         track = self._track(binding, old, live)
         view = await self._act(binding, track, missing, objects, live)
-        await self._report(binding, body, old, track, view)
-        return _again(view)
+        ready = await self._report(binding, body, old, track, view)
+        self._memory[key].ready = ready
+        return _again(view, wanted, ready=ready)
 
     def _track(
         self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
     ) -> Track:
-        replicas = live["spec"].get("replicas", 1) if live else 0
-        track = self._autoscaler.track(binding.key, binding.spec, replicas)
-        if track.history.seconds_per_message is None:
-            track.history.seconds_per_message = old.seconds_per_message
-        return track
+        def start() -> History:
+            replicas = old.desired_replicas or 0 if live is None else _replicas(live)
+            return History(replicas=replicas, seconds_per_message=old.seconds_per_message)
+
+        return self._autoscaler.track(binding.key, binding.spec, start)
 
     async def _act(
         self,
@@ -158,7 +163,7 @@ class Reconciler:
         decision, refused = track.decide(), ""
         if missing is not None:
             # New Pods could not start, but what runs may be fine and goes on.
-            decision = _no_higher(decision, track.history.replicas or 0)
+            decision = _no_higher(decision, _replicas(live) if live else 0)
         try:
             if missing is None:
                 live = await self._children.apply(
@@ -169,13 +174,15 @@ class Reconciler:
                 )
             if live is not None and decision.replicas is not None:
                 live = await self._children.scale(live, decision.replicas)
-                self._autoscaler.track(binding.key, binding.spec, decision.replicas)
+                track.history.replicas = decision.replicas
         except ForeignError as error:
             refused = str(error)
         except KubeError as error:
-            if not error.refused:
+            if error.retriable:
                 raise
             refused = str(error)
+        if refused:
+            decision = replace(decision, replicas=None)
         workers = await self._workers(binding, live)
         return status.View(track.observation, decision, workers, missing, refused)
 
@@ -204,7 +211,8 @@ class Reconciler:
         if memory is None:
             memory = self._memory[key] = Memory({}, float("-inf"))
         complete = memory.objects.keys() == names and check(wanted, memory.objects, binding) is None
-        if not complete or now - memory.objects_at >= REFERENCES_SECONDS:
+        believed = REFERENCES_SECONDS if memory.ready else REPAIR_SECONDS
+        if not complete or now - memory.objects_at >= believed:
             namespace = binding.metadata.namespace
             memory.objects = {
                 (kind, name): await self._kube.get(kind, namespace, name)
@@ -243,7 +251,13 @@ class Reconciler:
         old: FlowBindingStatus,
         track: Track,
         view: status.View,
-    ) -> None:
+    ) -> bool:
+        """Write the status. Whether it says that the binding is ready."""
+        memory = self._memory[binding.key]
+        restarted = old.conditions and memory.wrote_at is None
+        if restarted and view.observation is None and _understood(binding, view):
+            # What was known before this process is better than "not asked yet".
+            return memory.ready
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
         self._metrics.reported(binding.key, new)
         written = await self._write_status(binding.key, body, old, new)
@@ -251,6 +265,7 @@ class Reconciler:
             self._autoscaler.handled(binding.key, view.observation, track.decision)
         if view.refused:
             log.warning("children refused", binding=binding.key, error=view.refused)
+        return new.conditions[0].status is ConditionStatus.TRUE
 
     async def _write_status(
         self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus
@@ -261,7 +276,8 @@ class Reconciler:
         changes = status.patch(raw, new)
         if not changes:
             return True
-        if not status.worth_writing(changes, raw, self._clock() - memory.wrote_at):
+        elapsed = self._clock() - memory.wrote_at if memory.wrote_at is not None else math.inf
+        if not status.worth_writing(changes, raw, elapsed):
             return False
         metadata = body["metadata"]
         written = await self._kube.patch_status(metadata["namespace"], metadata["name"], changes)
@@ -294,12 +310,26 @@ class Reconciler:
         self._memory.pop(key, None)
 
 
-def _again(view: status.View) -> float | None:
+def _again(view: status.View, wanted: tuple[Reference, ...], *, ready: bool) -> float | None:
     if view.missing is not None:
         return MISSING_RETRY_SECONDS
     if view.refused:
         return REFUSED_RETRY_SECONDS
-    return None if view.workers.ready >= view.workers.desired else STARTING_RETRY_SECONDS
+    if view.workers.ready < view.workers.desired:
+        return STARTING_RETRY_SECONDS
+    if wanted:
+        return REFERENCES_SECONDS if ready else REPAIR_SECONDS
+    return None
+
+
+def _understood(binding: FlowBinding, view: status.View) -> bool:
+    """Whether all that is missing is the first answer from Kafka."""
+    asked = binding.spec.kafka.bootstrap_servers is not None
+    return asked and view.missing is None and not view.refused
+
+
+def _replicas(deployment: Mapping[str, Any]) -> int:
+    return int(deployment["spec"].get("replicas", 1))
 
 
 def _no_higher(decision: Decision, current: int) -> Decision:

@@ -227,7 +227,7 @@ def _limit(
     needed: int, arrivals: float, seconds: float, partitions: int, spec: FlowBindingSpec
 ) -> Reason | None:
     if needed > min(partitions, spec.scaling.max_replicas):
-        fewer_partitions = partitions < spec.scaling.max_replicas
+        fewer_partitions = partitions <= spec.scaling.max_replicas
         return Reason.PARTITION_LIMIT if fewer_partitions else Reason.MAX_REPLICAS
     one_at_a_time = spec.concurrency.ordering is Ordering.PARTITION
     if one_at_a_time and arrivals * seconds > partitions * UTILIZATION:

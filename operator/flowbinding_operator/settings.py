@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: BootstrapServers | None = None
     """Default brokers (host:port, separated by commas); wins over kafka.bootstrapServers."""
     worker_image: Annotated[str, Field(min_length=1)] = (
-        f"ghcr.io/flowbinding/flowbinding:{__version__}"
+        f"flowbinding/flowbinding:{__version__}"
     )
     """Container image of the workers."""
     worker_image_pull_policy: PullPolicy | None = None

@@ -207,7 +207,10 @@ def _topic(binding: FlowBinding, observation: Observation | None) -> State:
     if observation is None or (observation.trouble is None and observation.partitions is None):
         return State(UNKNOWN, Reason.RECONCILING, "Kafka has not been asked yet")
     if observation.trouble is not None:
-        return State(FALSE, observation.trouble.reason, observation.trouble.message)
+        # Nothing is known of a topic whose cluster does not answer.
+        away = observation.trouble.reason is Reason.KAFKA_UNREACHABLE
+        status = UNKNOWN if away else FALSE
+        return State(status, observation.trouble.reason, observation.trouble.message)
     return State(TRUE, Reason.TOPIC_FOUND, f"{observation.partitions} partitions")
 
 

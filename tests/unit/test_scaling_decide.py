@@ -218,9 +218,7 @@ scalings = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    ticks=ticks, scaling=scalings, partitions=st.integers(1, 64), replicas=st.integers(0, 100)
-)
+@given(ticks=ticks, scaling=scalings, partitions=st.integers(1, 64), replicas=st.integers(0, 100))
 def test_bounds_and_unknown_data(
     ticks: list[tuple[int | None, int]], scaling: dict[str, Any], partitions: int, replicas: int
 ) -> None:
@@ -275,9 +273,7 @@ def test_more_lag_or_more_arrivals_never_want_fewer(
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    arrived=st.integers(1, 60), partitions=st.integers(1, 64), in_flight=st.floats(0.1, 5)
-)
+@given(arrived=st.integers(1, 60), partitions=st.integers(1, 64), in_flight=st.floats(0.1, 5))
 def test_constant_load_settles(arrived: int, partitions: int, in_flight: float) -> None:
     world = World(spec_of({"maxReplicas": 64}), partitions, replicas=1)
     lag = max(1, round(arrived / TICK * in_flight))

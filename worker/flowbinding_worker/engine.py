@@ -157,6 +157,7 @@ class Engine:
                 self._parts.trouble.report("consumer", error.reason, str(error))
                 await self._parts.work.forget()
                 await self._parts.consumer.stop()
+                await self._wait(1)
 
     async def _join(self) -> None:
         failures = 0
@@ -238,10 +239,15 @@ class Engine:
         log.info("stopped", cancelled=cancelled)
 
     async def _leave(self) -> None:
-        await self._parts.consumer.stop()
-        await self._parts.producer.stop()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._parts.flow.close(), CLOSE_SECONDS)
+        parts = self._parts
+        closing = asyncio.wait_for(parts.flow.close(), CLOSE_SECONDS)
+        # Side by side: each is bounded, and the Pod's time is short.
+        results = await asyncio.gather(
+            parts.consumer.stop(), parts.producer.stop(), closing, return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, BaseException):
+                log.warning("closed with an error", error=repr(error))
 
     async def _wait(self, failures: int) -> None:
         await asyncio.sleep(_BACKOFF.delay(failures, 0.5 + self._draw.random() / 2))

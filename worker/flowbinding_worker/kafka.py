@@ -37,6 +37,7 @@ from flowbinding_worker.kafka_port import (
     MembershipLostError,
     Position,
     Rebalances,
+    RebalancingError,
 )
 from flowbinding_worker.ports import Partition, Record
 
@@ -160,6 +161,8 @@ class KafkaConsumer:
                 *partitions, timeout_ms=int(seconds * 1000), max_records=min(wanted.values())
             )
         # No await from here to the end.
+        if listener.failure is not None:
+            raise ConsumerBrokenError("a rebalance failed") from listener.failure
         if generation != listener.generation or not listener.settled:
             self._read_again(found)
             return []
@@ -177,10 +180,11 @@ class KafkaConsumer:
                 await self._consumer.commit(offsets)
         except CommitFailedError as error:
             if isinstance(error.__cause__, RebalanceInProgressError):
-                raise KafkaUnavailableError("a rebalance is going on") from None
+                raise RebalancingError("a rebalance is going on") from None
             raise MembershipLostError("the group has gone on without this worker") from None
-        except IllegalStateError:
-            raise MembershipLostError("the partitions are not assigned any more") from None
+        except IllegalStateError as error:
+            # Between two assignments.
+            raise RebalancingError(str(error)) from None
 
     async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
         """The group's committed offsets with metadata; see `ConsumerPort`."""
@@ -232,19 +236,31 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self.generation = 0
         self.settled = False
+        self.failure: Exception | None = None
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self.generation += 1
         self.settled = False
         # There is no callback of its own for a membership that was lost.
         lost = _generation(self._consumer) < 0
-        await self._inner.revoked([Partition(*tp) for tp in revoked], lost=lost)
+        with self._noting_failure():
+            await self._inner.revoked([Partition(*tp) for tp in revoked], lost=lost)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        if self._latest:
-            await self._skip_to_end(assigned)
-        await self._inner.assigned([Partition(*tp) for tp in assigned])
-        self.settled = True
+        with self._noting_failure():
+            if self._latest:
+                await self._skip_to_end(assigned)
+            await self._inner.assigned([Partition(*tp) for tp in assigned])
+            self.settled = True
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Only logged by aiokafka, an error would leave us waiting for ever."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = error
+            raise
 
     async def _skip_to_end(self, assigned: set[TopicPartition]) -> None:
         """Begin at the end where nothing was committed.

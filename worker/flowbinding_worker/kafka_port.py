@@ -30,6 +30,13 @@ class ConsumerBrokenError(FlowBindingError):
     retriable = True
 
 
+class RebalancingError(FlowBindingError):
+    """Not during a rebalance; it is tried again after it."""
+
+    reason = Reason.KAFKA_UNREACHABLE
+    retriable = True
+
+
 class MembershipLostError(FlowBindingError):
     """The group went on without us: our partitions may be somebody else's already."""
 
@@ -107,6 +114,7 @@ class ConsumerPort(Protocol):
 
         Raises:
             MembershipLostError: The commit is void, now and later.
+            RebalancingError: Try again soon.
             KafkaUnavailableError: Try again later.
         """
 

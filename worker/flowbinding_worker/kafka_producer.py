@@ -71,8 +71,9 @@ class KafkaProducer:
         connection = await self._connected()
         producer = connection.producer
         try:
-            # A known topic answers at once.
-            known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
+            known = producer.client.cluster.partitions_for_topic(topic)
+            if known is None:
+                known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
             sent = await producer.send(
                 topic,
                 key=_NULL if key is None else key,

@@ -46,8 +46,8 @@ class Failure(StrEnum):
     """What a failed run means for its message and for the others.
 
     TRANSIENT: may pass by itself; retried with back-off, at most `retry.maxAttempts` runs.
-    THROTTLE: the server asks for less; retried after `retry_after_seconds`, not counted as a failure
-        of the message.
+    THROTTLE: the server asks for less; retried after `retry_after_seconds`, not counted as a
+        failure of the message.
     POISON: this message can never succeed; a dead letter at once.
     CONFIGURATION: no message can succeed until somebody repairs something; nothing is lost or
         counted, the circuit opens and probes.

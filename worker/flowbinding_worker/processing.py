@@ -82,7 +82,7 @@ class Processor:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self.seconds_per_message = Mean()
-        """Mean time that a message holds a slot."""
+        """Mean time that a message which succeeds holds a slot."""
 
     async def attempt(self, job: Job, call: Call) -> Outcome:
         """Process a message once.
@@ -96,24 +96,21 @@ class Processor:
             OutdatedError: The message was taken away meanwhile.
         """
         started = time.monotonic()
-        written = 0.0
-        try:
-            request = self._payload.request(job.record)
-            if request is None:
-                return Outcome.FILTERED
-            result = await self._call(request, call)
-            if job.tracker.retired:
-                raise OutdatedError
-            if self._output is not None:
-                key, value = self._payload.output(job.record, request, result)
-                writing = time.monotonic()
-                await self._output.write(job.record, key, value)
-                written = time.monotonic() - writing
-            _log_answer(job.record, result, time.monotonic() - started)
-            return Outcome.SUCCEEDED
-        finally:
-            waited = max(0.0, written - MAX_WRITE_SECONDS)
-            self.seconds_per_message.add(time.monotonic() - started - waited)
+        request = self._payload.request(job.record)
+        if request is None:
+            self.seconds_per_message.add(time.monotonic() - started)
+            return Outcome.FILTERED
+        result = await self._call(request, call)
+        answered = time.monotonic()
+        if job.tracker.retired:
+            raise OutdatedError
+        if self._output is not None:
+            key, value = self._payload.output(job.record, request, result)
+            await self._output.write(job.record, key, value)
+        written = min(time.monotonic() - answered, MAX_WRITE_SECONDS)
+        self.seconds_per_message.add(answered - started + written)
+        _log_answer(job.record, result, answered - started)
+        return Outcome.SUCCEEDED
 
     async def bury(self, job: Job, error: ProcessingError) -> Outcome:
         """Make a message a dead letter; returns when that is acknowledged.

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF012 - lists, as Langflow writes its components
 import asyncio
 import json
 

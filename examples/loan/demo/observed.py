@@ -147,7 +147,7 @@ class Observed:
                 self._note_decision(json.loads(record.value)["result"])
 
     def _note_decision(self, decision: dict[str, Any]) -> None:
-        application_id = decision["applicationId"]
+        application_id = decision["application_id"]
         if application_id not in self._known:
             return
         self.waiting.discard(application_id)

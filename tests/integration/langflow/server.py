@@ -79,9 +79,10 @@ def installed() -> Path:
 def _install(folder: Path) -> None:
     with Report() as report, report.step("Installing a Langflow server (1.3 GB, once)"):
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        python = str(folder / "bin/python")
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
         # --no-deps: the lock is complete, and pip cannot match extras with hashed pins.
-        install = ["install", "-q", "--no-deps", "--require-hashes", "-r", LOCK]
+        install = ["install", "-q", "--no-deps", "--require-hashes", "-r", str(LOCK)]
         subprocess.run([*pip, *install], check=True)
 
 

@@ -194,6 +194,8 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
+// All of Kubernetes at the one version that k8s.io/kubernetes v1.34.3 belongs to;
+// virtual-kubelet asks for newer staging modules (v0.35) but compiles with these.
 replace (
 	k8s.io/api => k8s.io/api v0.34.3
 	k8s.io/apiextensions-apiserver => k8s.io/apiextensions-apiserver v0.34.3

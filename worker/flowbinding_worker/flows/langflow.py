@@ -114,9 +114,12 @@ class LangflowFlow:
     def _server(self) -> httpx.URL:
         """The server's address without user and password."""
         try:
-            return httpx.URL(self._flow.url or "").copy_with(username=None, password=None)
+            url = httpx.URL(self._flow.url or "").copy_with(username=None, password=None)
         except httpx.InvalidURL as error:
             raise misconfigured(f"spec.flow.url: not a URL: {error}") from None
+        if not url.host or (url.port or 0) > 65535:
+            raise misconfigured("spec.flow.url: not a URL: no such host or port")
+        return url
 
     def _url(self) -> httpx.URL:
         base = httpx.URL(self._flow.url or "")

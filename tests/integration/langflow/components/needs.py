@@ -1,3 +1,4 @@
+# ruff: noqa: RUF012 - lists, as Langflow writes its components
 from lfx.custom.custom_component.component import Component
 from lfx.io import MessageTextInput, Output
 from lfx.schema.message import Message

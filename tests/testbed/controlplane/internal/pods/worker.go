@@ -69,6 +69,9 @@ func NewWorker(host *Host, pod *corev1.Pod, preferred string) *Worker {
 	for i := range pod.Spec.Containers {
 		w.mains = append(w.mains, newContainer(&pod.Spec.Containers[i], false, pod.Status.ContainerStatuses))
 	}
+	if list := unsupported(pod); list != "" && host.Launcher != nil {
+		w.podEvent(corev1.EventTypeWarning, "Unsupported", "A process node does not do: %s", list)
+	}
 	go w.loop()
 	return w
 }

@@ -1,0 +1,188 @@
+"""The operator's Kafka requests against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+
+import kafkaio
+from flowbinding_api.offsets import Figures, Progress, encode
+from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import StartFrom
+from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink
+from flowbinding_operator.lag import Commit, Observation, Partition, Target
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.poller import ClusterPoller, LagWatcher
+from kafkaio import TopicFactory
+from testbed import KafkaBroker
+
+
+def messages(count: int) -> list[kafkaio.Message]:
+    return [(str(number).encode(), b"{}") for number in range(count)]
+
+
+def poller(bootstrap: str, seen: dict[str, Observation]) -> tuple[ClusterPoller, KafkaLink]:
+    link = KafkaLink({"bootstrap_servers": bootstrap})
+    return ClusterPoller(link, seen.__setitem__, Metrics(), seconds=2, clock=time.monotonic), link
+
+
+async def tick(one: ClusterPoller, seen: dict[str, Observation], key: str) -> Observation:
+    # The first group of a new broker makes it create its offsets topic.
+    for _ in range(40):
+        await one._try_tick()
+        if not seen[key].blank:
+            break
+        await asyncio.sleep(0.25)
+    return seen[key]
+
+
+async def test_seeding_lag_and_figures(kafka: KafkaBroker, topic: TopicFactory) -> None:
+    name = await topic(partitions=4)
+    await kafkaio.produce(kafka.bootstrap, name, messages(40))
+    seen: dict[str, Observation] = {}
+    one, link = poller(kafka.bootstrap, seen)
+    early = Target("ns/early", f"{name}.early", (name,), workers=1)
+    late = Target("ns/late", f"{name}.late", (name,), StartFrom.LATEST, workers=1)
+    one.watch(early)
+    one.watch(late)
+    try:
+        first = await tick(one, seen, early.key)
+        assert (first.trouble, first.lag, first.partitions) == (None, 40, 4)
+        assert (await tick(one, seen, late.key)).lag == 0
+        assert len(await link.committed(early.group)) == 4
+        await kafkaio.produce(kafka.bootstrap, name, messages(10))
+        await one._try_tick()
+        assert (seen[early.key].lag, seen[late.key].lag) == (50, 10)
+        layout = await link.layout([name])
+        ends = await link.offsets(layout, layout.leaders, LATEST)
+        figures = Figures(1, 10, seconds_per_message=0.2)
+        done = {p: Commit(end, encode(end, Progress(end), figures)) for p, end in ends.items()}
+        await link.commit(early.group, done)
+        await one._try_tick()
+        assert seen[early.key].lag == 0
+        assert seen[early.key].summary.seconds_per_message == pytest.approx(0.2)
+    finally:
+        await link.close()
+
+
+async def test_start_offsets_after_deletion(kafka: KafkaBroker, topic: TopicFactory) -> None:
+    name = await topic(partitions=1)
+    await kafkaio.produce(kafka.bootstrap, name, messages(10))
+    async with kafkaio.admin(kafka.bootstrap) as admin:
+        await admin.delete_records({TopicPartition(name, 0): RecordsToDelete(7)})
+    link = KafkaLink({"bootstrap_servers": kafka.bootstrap})
+    try:
+        layout = await link.layout([name])
+        assert await link.offsets(layout, layout.leaders, EARLIEST) == {Partition(name, 0): 7}
+    finally:
+        await link.close()
+
+
+async def test_a_group_with_members_is_not_empty(kafka: KafkaBroker, topic: TopicFactory) -> None:
+    name = await topic(partitions=2)
+    link = KafkaLink({"bootstrap_servers": kafka.bootstrap})
+    try:
+        assert await link.is_empty(f"{name}.nobody")
+        consumer = AIOKafkaConsumer(
+            name, bootstrap_servers=kafka.bootstrap, group_id=f"{name}.g", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            assert not await link.is_empty(f"{name}.g")
+            with pytest.raises(ClusterError):
+                await link.commit(f"{name}.g", {Partition(name, 0): Commit(0)})
+        finally:
+            await consumer.stop()
+        assert await link.is_empty(f"{name}.g")
+    finally:
+        await link.close()
+
+
+async def test_a_missing_topic_is_named_and_not_created(kafka: KafkaBroker) -> None:
+    seen: dict[str, Observation] = {}
+    one, link = poller(kafka.bootstrap, seen)
+    one.watch(Target("ns/b", "g", ("nowhere",)))
+    try:
+        await one._try_tick()
+        trouble = seen["ns/b"].trouble
+        assert trouble is not None
+        assert trouble.reason is Reason.TOPIC_MISSING
+        async with kafkaio.admin(kafka.bootstrap) as admin:
+            assert "nowhere" not in await admin.list_topics()
+    finally:
+        await link.close()
+
+
+async def test_many_topics_in_one_tick(kafka: KafkaBroker) -> None:
+    names = [f"many-{number}" for number in range(30)]
+    await kafkaio.create_topics(kafka.bootstrap, *names, partitions=4)
+    seen: dict[str, Observation] = {}
+    one, link = poller(kafka.bootstrap, seen)
+    for name in names:
+        one.watch(Target(f"ns/{name}", f"{name}.g", (name,)))
+    try:
+        began = time.monotonic()
+        for name in names:
+            # A broker that has just made a topic takes a while to lead it.
+            assert (await tick(one, seen, f"ns/{name}")).lag == 0
+        first = time.monotonic() - began
+        began = time.monotonic()
+        await one._try_tick()
+        second = time.monotonic() - began
+        assert first < 15
+        assert second < 1
+    finally:
+        await link.close()
+        await kafkaio.delete_topics(kafka.bootstrap, *names)
+
+
+async def test_a_broker_that_does_not_answer_is_told_within_fifteen_seconds() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    found: asyncio.Future[Observation] = asyncio.get_running_loop().create_future()
+
+    def report(_: str, observation: Observation) -> None:
+        if observation.trouble and not found.done():
+            found.set_result(observation)
+
+    watcher = LagWatcher(report, Metrics(), failed=lambda error: found.set_exception(error))
+    watcher.watch(Target("ns/b", "g", ("t",)), "c", {"bootstrap_servers": f"127.0.0.1:{port}"})
+    try:
+        async with asyncio.timeout(15):
+            trouble = (await found).trouble
+        assert trouble is not None
+        assert trouble.reason is Reason.KAFKA_UNREACHABLE
+    finally:
+        await watcher.close()
+        server.close()
+
+
+async def test_a_wrong_password_is_told_apart_from_a_broker_that_is_down(tmp_path: Path) -> None:
+    with KafkaBroker(tmp_path / "sasl", sasl=True, users={"client": "right"}) as broker:
+        options = {
+            "bootstrap_servers": broker.bootstrap,
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_plain_username": "client",
+        }
+        good = KafkaLink({**options, "sasl_plain_password": "right"})
+        await good.layout([])
+        await good.close()
+        bad = KafkaLink({**options, "sasl_plain_password": "wrong"})
+        with pytest.raises(ClusterError) as caught:
+            await bad.layout([])
+        await bad.close()
+    assert caught.value.reason == Reason.KAFKA_UNAUTHORIZED
+    down = KafkaLink({**options, "sasl_plain_password": "right"})
+    with pytest.raises(ClusterError) as caught:
+        await down.layout([])
+    assert caught.value.reason == Reason.KAFKA_UNREACHABLE

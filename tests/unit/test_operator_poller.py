@@ -1,0 +1,235 @@
+"""The lag loop: what it asks Kafka and when, and how it reports trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from flowbinding_api.offsets import Figures
+from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import StartFrom
+from flowbinding_operator.kafka import ClusterError, MovedError
+from flowbinding_operator.lag import Commit, Observation, Partition, Target
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.poller import ClusterPoller, LagWatcher
+from operator_fakes import FakeLink
+
+TARGET = Target("shop/risk", "shop.risk", ("orders",))
+
+
+class Bench:
+    """A poller on a fake cluster with a clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.link = FakeLink()
+        self.link.topic("orders", 4)
+        self.now = 1000.0
+        self.seen: dict[str, Observation] = {}
+        self.poller = ClusterPoller(
+            self.link, self.seen.__setitem__, Metrics(), seconds=2, clock=lambda: self.now
+        )
+        self.poller.watch(TARGET)
+
+    async def tick(self, seconds: float = 2) -> Observation:
+        self.now += seconds
+        self.link.requests.clear()
+        await self.poller._try_tick()
+        return self.seen[TARGET.key]
+
+    def asked(self, what: str) -> int:
+        return sum(request.startswith(what) for request in self.link.requests)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_the_first_look_seeds_and_knows_the_lag(bench: Bench) -> None:
+    bench.link.produce("orders", 10)
+    seen = await bench.tick()
+    assert (seen.lag, seen.end, seen.partitions) == (10, 10, 4)
+    assert seen.by_topic == {"orders": 10}
+    assert len(bench.link.commits["shop.risk"]) == 4
+
+
+async def test_a_binding_that_starts_at_the_latest_message_has_no_lag(bench: Bench) -> None:
+    bench.link.produce("orders", 10)
+    bench.poller.watch(replace(TARGET, start_from=StartFrom.LATEST))
+    assert (await bench.tick()).lag == 0
+    bench.link.produce("orders", 3)
+    assert (await bench.tick()).lag == 3
+
+
+async def test_nobody_commits_for_a_group_that_has_members(bench: Bench) -> None:
+    bench.link.members.add("shop.risk")
+    bench.link.produce("orders", 10)
+    assert (await bench.tick()).lag == 10
+    assert "shop.risk" not in bench.link.commits
+
+
+async def test_a_sleeping_binding_costs_nothing_of_its_own(bench: Bench) -> None:
+    await bench.tick()
+    for _ in range(60):
+        await bench.tick()
+        assert bench.asked("committed") == 0
+        assert bench.asked("ends") == 1
+    await bench.tick(seconds=300)
+    assert bench.asked("committed") == 1
+
+
+async def test_new_messages_and_workers_make_it_look_at_the_commits(bench: Bench) -> None:
+    await bench.tick()
+    bench.link.produce("orders", 1)
+    await bench.tick()
+    assert bench.asked("committed") == 1
+    bench.poller.watch(replace(TARGET, workers=1))
+    await bench.tick()
+    assert bench.asked("committed") == 1
+    # The last worker is gone for the Deployment, and may still be draining.
+    bench.poller.watch(replace(TARGET, workers=0))
+    bench.link.commit_all("shop.risk", "orders")
+    assert (await bench.tick()).lag == 0
+
+
+async def test_figures_come_with_the_lag(bench: Bench) -> None:
+    bench.link.produce("orders", 4)
+    bench.link.commit_all("shop.risk", "orders", Figures(7, 10, seconds_per_message=0.25))
+    bench.poller.watch(replace(TARGET, workers=1))
+    summary = (await bench.tick()).summary
+    assert (summary.slots, summary.seconds_per_message) == (10, 0.25)
+
+
+async def test_a_missing_topic_is_named_and_found_soon_after_it_is_made(bench: Bench) -> None:
+    orders = bench.link.topics.pop("orders")
+    seen = await bench.tick()
+    assert seen.trouble is not None
+    assert seen.trouble.reason is Reason.TOPIC_MISSING
+    assert seen.lag is None
+    bench.link.topics["orders"] = orders
+    seen = await bench.tick(seconds=6)
+    assert (seen.trouble, seen.lag) == (None, 0)
+
+
+async def test_one_missing_topic_does_not_hide_another_bindings_lag(bench: Bench) -> None:
+    bench.poller.watch(Target("shop/other", "shop.other", ("nowhere",)))
+    bench.link.produce("orders", 2)
+    assert (await bench.tick()).lag == 2
+    other = bench.seen["shop/other"].trouble
+    assert other is not None
+    assert "nowhere" in other.message
+
+
+async def test_a_cluster_that_never_answered_is_reported_at_once(bench: Bench) -> None:
+    bench.link.down = ClusterError("no route")
+    trouble = (await bench.tick()).trouble
+    assert trouble is not None
+    assert trouble.reason is Reason.KAFKA_UNREACHABLE
+
+
+async def test_one_missed_answer_is_no_news_and_two_are(bench: Bench) -> None:
+    await bench.tick()
+    bench.link.down = ClusterError("no route")
+    seen = await bench.tick()
+    assert seen.blank
+    seen = await bench.tick()
+    assert seen.trouble is not None
+    assert seen.lag is None
+    bench.link.down = None
+    assert (await bench.tick()).lag == 0
+
+
+async def test_a_coordinator_that_moves_is_no_news_for_a_while(bench: Bench) -> None:
+    await bench.tick()
+    bench.poller.watch(replace(TARGET, workers=1))
+
+    async def moved(_: str) -> dict[Partition, Commit]:
+        raise MovedError("loading")
+
+    bench.link.committed = moved  # type: ignore[assignment,method-assign]
+    assert (await bench.tick()).blank
+    await bench.tick(seconds=4)
+    assert (await bench.tick(seconds=5)).trouble is not None
+
+
+async def test_added_partitions_are_seen_and_start_at_their_beginning(bench: Bench) -> None:
+    bench.poller.watch(replace(TARGET, start_from=StartFrom.LATEST))
+    bench.link.produce("orders", 8)
+    await bench.tick()
+    bench.link.topics["orders"].append([0, 5])
+    seen = await bench.tick(seconds=31)
+    assert (seen.partitions, seen.lag) == (5, 5)
+
+
+async def test_loops_start_and_end_with_their_bindings() -> None:
+    links: list[FakeLink] = []
+
+    def connect(_: object) -> FakeLink:
+        links.append(FakeLink())
+        links[-1].topic("orders", 1)
+        return links[-1]
+
+    watcher = LagWatcher(lambda *_: None, Metrics(), seconds=0.01, failed=_raise, connect=connect)
+    watcher.watch(TARGET, "a", {})
+    watcher.watch(Target("shop/other", "g", ("orders",)), "a", {})
+    assert len(links) == 1
+    # Other credentials: another client; the old loop goes on for the other binding.
+    watcher.watch(TARGET, "b", {})
+    assert len(links) == 2
+    await asyncio.sleep(0.05)
+    watcher.forget("shop/other")
+    await asyncio.sleep(0.05)
+    assert links[0].closed
+    assert not links[1].closed
+    await watcher.close()
+    assert links[1].closed
+
+
+async def test_a_dead_cluster_delays_nobody() -> None:
+    good = FakeLink()
+    good.topic("orders", 1)
+    bad = FakeLink()
+
+    async def hang(_: object) -> object:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    bad.layout = hang  # type: ignore[assignment,method-assign]
+    seen: list[str] = []
+    links = iter((bad, good))
+    watcher = LagWatcher(
+        lambda key, _: seen.append(key),
+        Metrics(),
+        seconds=0.01,
+        failed=_raise,
+        connect=lambda _: next(links),
+    )
+    watcher.watch(Target("shop/bad", "g", ("orders",)), "bad", {})
+    watcher.watch(TARGET, "good", {})
+    await asyncio.sleep(0.2)
+    assert seen.count("shop/risk") >= 3
+    assert "shop/bad" not in seen
+    await watcher.close()
+
+
+async def test_a_loop_that_dies_is_reported() -> None:
+    failures: list[BaseException] = []
+    link = FakeLink()
+
+    async def broken(_: object) -> object:
+        raise ZeroDivisionError
+
+    link.layout = broken  # type: ignore[assignment,method-assign]
+    watcher = LagWatcher(
+        lambda *_: None, Metrics(), seconds=0.01, failed=failures.append, connect=lambda _: link
+    )
+    watcher.watch(TARGET, "a", {})
+    await asyncio.sleep(0.05)
+    assert isinstance(failures[0], ZeroDivisionError)
+    await watcher.close()
+
+
+def _raise(error: BaseException) -> None:
+    raise error

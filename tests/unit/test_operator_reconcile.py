@@ -1,0 +1,439 @@
+"""Reconciling against an API server and a Kafka cluster in memory."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from flowbinding_api.offsets import Figures
+from flowbinding_api.spec import Kafka
+from flowbinding_operator import desired
+from flowbinding_operator.autoscaler import Autoscaler
+from flowbinding_operator.children import Children
+from flowbinding_operator.kafka import ClusterError
+from flowbinding_operator.kube import KubeError
+from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.reconcile import Config, Reconciler
+from flowbinding_operator.store import Cache, key_of
+from operator_fakes import FakeKube, FakeLink, Object, manifest, owners
+
+KEY = "shop/risk"
+
+
+class Operator:
+    """All parts but kopf and the loops: ticks and reconciles happen when a test says so."""
+
+    def __init__(self) -> None:
+        self.kube, self.link = FakeKube(), FakeLink()
+        self.link.topic("orders", 24)
+        self.now = 1000.0
+        self.queued: set[str] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        clock = lambda: self.now  # noqa: E731
+        self.bindings, self.deployments, self.metrics = Cache(), Cache(), Metrics()
+        self.autoscaler = Autoscaler(self.queued.add)
+        self.lag = LagWatcher(
+            self.autoscaler.observe,
+            self.metrics,
+            seconds=1e9,
+            failed=_raise,
+            clock=clock,
+            connect=lambda _: self.link,
+        )
+        self.kube.on_change = self._watched
+        self.reconciler = Reconciler(
+            self.kube,
+            Config(Kafka(), desired.Defaults(image="worker:1"), instance="pod-1"),
+            bindings=self.bindings,
+            children=Children(self.kube, self.deployments, self.metrics, clock),
+            lag=self.lag,
+            autoscaler=self.autoscaler,
+            metrics=self.metrics,
+            clock=clock,
+        )
+        for item in list(self.kube.objects.values()):
+            self._watched(item)
+
+    def submit(self, **spec: Any) -> None:
+        """What `kubectl apply` does."""
+        known = self.kube.objects.get(("FlowBinding", "shop", "risk"))
+        item = manifest(**spec)
+        if known:
+            item["metadata"]["generation"] = known["metadata"]["generation"] + 1
+            item["status"] = known.get("status", {})
+        self._watched(self.kube.put(item))
+
+    def touch(self, item: Object) -> None:
+        """A change by somebody else, as the watch brings it."""
+        self._watched(self.kube.put(item))
+
+    async def reconcile(self) -> float | None:
+        self.queued.discard(KEY)
+        self.kube.writes.clear()
+        return await self.reconciler.reconcile(KEY)
+
+    async def poll(self, seconds: float = 2) -> list[str]:
+        """One look at Kafka, and what follows. Returns the writes."""
+        self.now += seconds
+        for poller in self.lag.pollers.values():
+            await poller._try_tick()
+        writes: list[str] = []
+        while KEY in self.queued:
+            await self.reconcile()
+            writes += self.kube.writes
+        return writes
+
+    @property
+    def deployment(self) -> Object:
+        return self.kube.find("Deployment", "risk-worker")
+
+    @property
+    def status(self) -> Object:
+        found: Object = self.kube.find("FlowBinding", "risk").get("status", {})
+        return found
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        found = next(c for c in self.status["conditions"] if c["type"] == kind)
+        return found["status"], found["reason"]
+
+    def pods(self, ready: int) -> None:
+        """The Deployment controller at work."""
+        live = self.deployment
+        count = live["spec"]["replicas"]
+        live["status"] = {"replicas": count, "readyReplicas": min(ready, count)}
+        self.touch(live)
+
+    def _watched(self, item: Object) -> None:
+        caches = {"FlowBinding": self.bindings, "Deployment": self.deployments}
+        if item["kind"] in caches:
+            caches[item["kind"]].put(key_of(item), item)
+            self.queued.add(KEY)
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[Operator]:
+    made = Operator()
+    yield made
+    await made.lag.close()
+
+
+async def test_a_new_idle_binding_gets_its_children_and_no_pod(operator: Operator) -> None:
+    operator.submit()
+    await operator.reconcile()
+    assert operator.kube.writes[:4] == [
+        "apply ConfigMap flowbinding-operator",
+        "apply Deployment flowbinding-autoscaler",
+        "apply Deployment flowbinding-operator",
+        "apply Deployment flowbinding-autoscaler",
+    ]
+    assert operator.deployment["spec"]["replicas"] == 0
+    owned = owners(operator.deployment)
+    assert owned["flowbinding-autoscaler"] == {"f:replicas"}
+    assert "f:replicas" not in owned["flowbinding-operator"]
+    await operator.poll()
+    assert operator.condition("Ready") == ("True", "Ready")
+    assert operator.condition("WorkersAvailable") == ("True", "ScaledToZero")
+    assert operator.status["lag"] == 0
+
+
+async def test_cut_short_at_any_write_no_pod_starts_and_the_next_reconcile_goes_on(
+    operator: Operator,
+) -> None:
+    for survivors in range(4):
+        await operator.lag.close()
+        operator.kube.objects.clear()
+        operator.restart()
+        operator.submit()
+        left = survivors
+
+        async def failing(manifest: Any, *, manager: str = "flowbinding-operator") -> Object:
+            nonlocal left
+            if left == 0:
+                raise KubeError("gone away", status=0)
+            left -= 1
+            return await FakeKube.apply(operator.kube, manifest, manager=manager)
+
+        operator.kube.apply = failing  # type: ignore[method-assign]
+        with pytest.raises(KubeError):
+            await operator.reconcile()
+        del operator.kube.apply
+        await operator.lag.close()
+        operator.restart()
+        await operator.reconcile()
+        assert operator.deployment["spec"]["replicas"] == 0
+        assert owners(operator.deployment)["flowbinding-autoscaler"] == {"f:replicas"}
+
+
+async def test_nothing_changed_means_no_writes(operator: Operator) -> None:
+    operator.submit()
+    for _ in range(3):
+        await operator.poll()
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    for _ in range(400):
+        assert await operator.poll() == []
+    assert operator.link.requests.count("committed shop.risk") < 5
+
+
+async def test_a_burst_scales_in_one_step_and_drains_to_zero(operator: Operator) -> None:
+    operator.submit(scaling={"maxReplicas": 24, "idleSeconds": 60})
+    for _ in range(3):
+        await operator.poll()
+    operator.link.produce("orders", 4800)
+    writes = await operator.poll()
+    assert "scale 24" in writes
+    assert operator.deployment["spec"]["replicas"] == 24
+    assert operator.status["desiredReplicas"] == 24
+    operator.pods(ready=24)
+    await operator.reconcile()
+    operator.link.commit_all("shop.risk", "orders", Figures(1, 10, seconds_per_message=0.5))
+    await operator.poll()
+    assert operator.status["lag"] == 0
+    assert operator.status["secondsPerMessage"] == 0.5
+    assert operator.condition("FlowReachable") == ("True", "FlowAnswered")
+    for _ in range(31):
+        await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 0
+    told = [event["reason"] for event in operator.kube.events]
+    assert told.count("Scaled") == 2
+
+
+async def test_drift_is_repaired(operator: Operator) -> None:
+    operator.submit()
+    await operator.poll()
+    await operator.reconcile()
+    live = operator.deployment
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:1"
+    operator.touch(live)
+    await operator.reconcile()
+    assert operator.kube.writes == ["apply Deployment flowbinding-operator"]
+    containers = operator.deployment["spec"]["template"]["spec"]["containers"]
+    assert containers[0]["image"] == "worker:1"
+    live = operator.deployment
+    live["spec"]["replicas"] = 7
+    operator.touch(live)
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 0
+
+
+async def test_a_deleted_deployment_comes_back_as_large_as_it_was(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 600)
+    await operator.poll()
+    await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 2
+    del operator.kube.objects["Deployment", "shop", "risk-worker"]
+    operator.deployments.drop("shop/risk-worker")
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 2
+
+
+async def test_a_restart_with_kafka_down_keeps_what_runs(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 6000)
+    await operator.poll()
+    await operator.poll()
+    before = operator.deployment["spec"]["replicas"]
+    assert before == 10
+    await operator.lag.close()
+    operator.link.down = ClusterError("Kafka at kafka:9092 does not answer")
+    operator.restart()
+    for _ in range(5):
+        await operator.poll(seconds=300)
+    assert operator.deployment["spec"]["replicas"] == before
+    assert operator.condition("TopicAvailable") == ("Unknown", "KafkaUnreachable")
+    assert operator.condition("ScalingActive") == ("False", "LagUnknown")
+    assert "lag" not in operator.status
+    await operator.lag.close()
+
+
+async def test_a_missing_secret_is_named_stops_scale_up_and_heals(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 600)
+    await operator.poll()
+    await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 2
+    flow = {"backend": "Echo", "apiKeySecretRef": {"name": "langflow", "key": "api-key"}}
+    operator.submit(flow=flow)
+    operator.link.produce("orders", 6000)
+    assert await operator.reconcile() == 5
+    await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 2
+    assert operator.condition("Ready") == ("False", "SecretMissing")
+    message = operator.status["conditions"][0]["message"]
+    for part in ("shop/langflow", "api-key", "spec.flow.apiKeySecretRef"):
+        assert part in message
+    operator.kube.put(
+        {
+            "kind": "Secret",
+            "metadata": {"namespace": "shop", "name": "langflow"},
+            "data": {"api-key": base64.b64encode(b"s3cret").decode()},
+        }
+    )
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 10
+    assert operator.condition("Ready")[1] != "SecretMissing"
+    assert "s3cret" not in str(operator.kube.objects["Deployment", "shop", "risk-worker"])
+
+
+async def test_a_flow_file_has_to_be_an_exported_flow(operator: Operator) -> None:
+    file = {"configMapKeyRef": {"name": "flows", "key": "risk.json"}}
+    operator.submit(flow={"backend": "Local", "file": file})
+    await operator.reconcile()
+    assert operator.condition("Ready") == ("False", "ConfigMapMissing")
+    flows = {"kind": "ConfigMap", "metadata": {"namespace": "shop", "name": "flows"}}
+    operator.kube.put({**flows, "data": {"risk.json": '{"nodes": []}'}})
+    operator.now += 61
+    await operator.reconcile()
+    assert operator.condition("FlowConfigured") == ("False", "FlowFileInvalid")
+    operator.kube.put({**flows, "data": {"risk.json": '{"data": {"nodes": []}}'}})
+    operator.now += 61
+    await operator.reconcile()
+    assert operator.condition("FlowConfigured") == ("True", "Configured")
+    first = operator.deployment["spec"]["template"]["metadata"]["annotations"]
+    operator.kube.put({**flows, "data": {"risk.json": '{"data": {"nodes": [1]}}'}})
+    operator.now += 61
+    await operator.reconcile()
+    assert operator.deployment["spec"]["template"]["metadata"]["annotations"] != first
+
+
+async def test_an_invalid_spec_is_told_with_the_field_and_touches_nothing(
+    operator: Operator,
+) -> None:
+    operator.submit()
+    await operator.poll()
+    operator.submit(flow={"backend": "Echo", "input": "{{ value", "timeoutSeconds": 1})
+    await operator.reconcile()
+    assert operator.kube.writes == ["status"]
+    assert operator.condition("Ready") == ("False", "InvalidSpec")
+    assert "spec.flow.input" in operator.status["conditions"][0]["message"]
+    operator.submit()
+    await operator.reconcile()
+    assert operator.condition("Ready")[1] != "InvalidSpec"
+
+
+async def test_a_deleted_binding_leaves_nothing_behind_here(operator: Operator) -> None:
+    operator.submit()
+    await operator.poll()
+    await operator.poll()
+    operator.bindings.drop(KEY)
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    assert operator.lag.pollers == {}
+    assert not [
+        sample
+        for metric in operator.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.labels.get("name") == "risk"
+    ]
+
+
+async def test_a_binding_without_a_flow_is_ready_and_skipped(operator: Operator) -> None:
+    operator.submit(flow={"url": "http://langflow:7860"})
+    operator.link.produce("orders", 50)
+    await operator.poll()
+    await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 0
+    assert operator.condition("FlowConfigured") == ("False", "Skipped")
+    assert operator.condition("Ready") == ("True", "Skipped")
+    assert operator.status["lag"] == 50
+
+
+async def test_pausing_stops_workers_and_still_watches_the_lag(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 600)
+    await operator.poll()
+    await operator.poll()
+    template = operator.deployment["spec"]["template"]
+    operator.submit(paused=True)
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 0
+    assert operator.deployment["spec"]["template"] == template
+    assert operator.condition("Paused") == ("True", "Paused")
+    operator.link.produce("orders", 600)
+    await operator.poll(seconds=6)
+    assert operator.status["lag"] == 1200
+
+
+async def test_an_object_of_somebody_else_is_left_alone(operator: Operator) -> None:
+    theirs = {"kind": "Deployment", "metadata": {"namespace": "shop", "name": "risk-worker"}}
+    operator.kube.put({**theirs, "spec": {"replicas": 3}})
+    operator.submit()
+    await operator.reconcile()
+    assert operator.condition("Ready") == ("False", "ApplyRefused")
+    assert operator.deployment["spec"] == {"replicas": 3}
+
+
+async def test_what_the_api_server_refuses_is_told(operator: Operator) -> None:
+    operator.submit()
+    operator.kube.refuse = KubeError("spec.affinity: unknown field", status=422)
+    assert await operator.reconcile() is not None
+    assert operator.condition("Ready") == ("False", "ApplyRefused")
+    operator.kube.refuse = None
+    await operator.reconcile()
+    await operator.poll()
+    assert operator.condition("Ready") == ("True", "Ready")
+
+
+async def test_trouble_of_pods_becomes_a_condition(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 10)
+    await operator.poll()
+    await operator.poll()
+    operator.pods(ready=0)
+    assert await operator.reconcile() == 5
+    assert operator.condition("WorkersAvailable") == ("False", "WorkersStarting")
+    assert operator.condition("Ready")[0] == "True"
+    waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+    container = {"ready": False, "image": "worker:1", "state": {"waiting": waiting}}
+    operator.kube.pods = [{"metadata": {"name": "p"}, "status": {"containerStatuses": [container]}}]
+    await operator.reconcile()
+    assert operator.condition("Ready") == ("False", "ImageUnavailable")
+    operator.pods(ready=1)
+    assert await operator.reconcile() is None
+    assert operator.condition("WorkersAvailable") == ("True", "WorkersReady")
+
+
+async def test_what_a_worker_complains_of_becomes_a_condition_and_goes(operator: Operator) -> None:
+    operator.submit()
+    operator.link.produce("orders", 10)
+    await operator.poll()
+    await operator.poll()
+    operator.pods(ready=1)
+    await operator.reconcile()
+    bad = Figures(1, 10, reason="FlowUnauthorized", message="401 from langflow")
+    operator.link.commit_all("shop.risk", "orders", bad)
+    await operator.poll()
+    assert operator.condition("FlowReachable") == ("False", "FlowUnauthorized")
+    assert operator.condition("Ready") == ("False", "FlowUnauthorized")
+    operator.link.commit_all("shop.risk", "orders", Figures(1, 10, reason="OutputUnavailable"))
+    await operator.poll()
+    assert operator.condition("Degraded") == ("True", "OutputUnavailable")
+    good = Figures(1, 10, seconds_per_message=1.0)
+    operator.link.commit_all("shop.risk", "orders", good)
+    await operator.poll()
+    assert operator.condition("Ready") == ("True", "Ready")
+    told = [e["reason"] for e in operator.kube.events if e["type"] == "Warning"]
+    assert told == ["FlowUnauthorized", "OutputUnavailable"]
+
+
+async def test_no_kafka_anywhere_is_told(operator: Operator) -> None:
+    operator.submit(kafka={})
+    await operator.reconcile()
+    assert operator.condition("TopicAvailable") == ("False", "KafkaNotConfigured")
+
+
+async def test_static_needs_no_lag(operator: Operator) -> None:
+    operator.submit(scaling={"mode": "Static", "replicas": 3})
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 3
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,148 @@
+"""Templates that would fill the memory are refused, at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowbinding_api.templates import (
+    MAX_SIZE,
+    checked_expression,
+    checked_template,
+    environment,
+)
+from flowbinding_worker.payload.render import NativeTemplate, TextTemplate
+from flowbinding_worker.ports import Failure, ProcessingError
+
+TEXT = "x" * 100_000
+
+BOMBS = {
+    "repeated text": '{{ "x" * 10**8 }}',
+    "repeated text, reversed": '{{ 10**8 * "x" }}',
+    "repeated list": "{{ [text] * 10**8 }}",
+    "repeated output": "{% for i in range(1000) %}{{ text }}{% endfor %}",
+    "repeated output in a block": (
+        "{% set x %}{% for i in range(1000) %}{{ text }}{% endfor %}{% endset %}{{ x | length }}"
+    ),
+    "repeated output of a macro": (
+        "{% macro m() %}{% for i in range(1000) %}{{ text }}{% endfor %}{% endmacro %}"
+        "{{ m() | length }}"
+    ),
+    "range": "{% for i in range(10**9) %}{% endfor %}",
+    "power": "{{ 10 ** 10000000 }}",
+    "tower": "{{ (9 ** 9999) ** 9999 }}",
+    "power by multiplication": (
+        "{% set n = namespace(x=10) %}{% for i in range(64) %}{% set n.x = n.x * n.x %}"
+        "{% endfor %}{{ n.x }}"
+    ),
+    "doubling with ~": (
+        '{% set n = namespace(x="abcdefgh") %}{% for i in range(64) %}{% set n.x = n.x ~ n.x %}'
+        "{% endfor %}"
+    ),
+    "doubling with +": (
+        '{% set n = namespace(x="abcdefgh") %}{% for i in range(64) %}{% set n.x = n.x + n.x %}'
+        "{% endfor %}"
+    ),
+    "doubling lists": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(64) %}{% set n.x = n.x + n.x %}"
+        "{% endfor %}"
+    ),
+    "a list within itself": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}"
+        "{% endfor %}{{ n.x }}"
+    ),
+    "many references as JSON": "{{ ([text] * 1000) | tojson }}",
+    "join filter": '{{ ([text] * 1000) | join(",") }}',
+    "join filter with attribute": "{{ range(1000) | join(text) }}",
+    "join method": '{{ ",".join([text] * 1000) }}',
+    "replace filter": '{{ text | replace("x", text) }}',
+    "replace method": '{{ text.replace("x", text) }}',
+    "center filter": '{{ "x" | center(10**9) }}',
+    "indent filter": '{{ "x\\nx" | indent(10**9) }}',
+    "batch filter": '{{ [1] | batch(10**9, "x") | list }}',
+    "slice filter": "{{ [1] | slice(10**9) | list }}",
+    "round filter": "{{ 1.5 | round(10**9) }}",
+    "format filter": '{{ "%1000000000d" | format(1) }}',
+    "percent width": '{{ "%1000000000d" % 1 }}',
+    "percent star": '{{ "%*d" % (10**9, 1) }}',
+    "percent precision": '{{ "%.1000000000f" % 1.5 }}',
+    "percent many": '{{ ("%s" * 1000) % ((text,) * 1000) }}',
+    "brace width": '{{ "{:1000000000}".format(1) }}',
+    "brace nested": '{{ "{:{}}".format(1, 10**9) }}',
+    "brace many": '{{ ("{0}" * 1000).format(text) }}',
+    "ljust": '{{ "x".ljust(10**9) }}',
+    "zfill": '{{ "x".zfill(10**9) }}',
+    "expandtabs": '{{ "\t".expandtabs(10**9) }}',
+    "to_bytes": '{{ (1).to_bytes(10**9, "big") }}',
+    "lipsum": "{{ lipsum(n=10**7) }}",
+    "endless macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+}
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_bombs_are_refused(bomb: str) -> None:
+    template = TextTemplate(environment(), "spec.flow.input", bomb)
+    with pytest.raises(ProcessingError) as raised:
+        template.render({"text": TEXT})
+    assert raised.value.failure is Failure.POISON
+    assert str(raised.value).startswith("spec.flow.input line 1: ")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_nothing_is_computed_while_compiling(bomb: str) -> None:
+    # The operator compiles every tenant's templates.
+    assert checked_template(bomb) == bomb
+
+
+def test_bombs_in_expressions_are_refused() -> None:
+    expression = NativeTemplate.of_expression(environment(), "spec.source.filter", '"x" * 10**8')
+    with pytest.raises(
+        ProcessingError, match=r"^spec\.source\.filter line 1: a value would exceed"
+    ):
+        expression.truth({})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "{{ 1" + "+1" * 20_000 + " }}"],
+    ids=["parentheses", "sums"],
+)
+def test_templates_nested_too_deeply_are_problems_of_the_manifest(text: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        checked_template(text)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        checked_expression(text[3:-3])
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ('{{ "ab" * 3 }}', "ababab"),
+        ("{{ 2 ** 10 }} {{ 7 % 3 }} {{ 1.5 * 2 }} {{ [1] + [2] }}", "1024 1 3.0 [1,2]"),
+        ('{{ "%05d|%-3s|%.2f" % (7, "a", 3.14159) }}', "00007|a  |3.14"),
+        ('{{ "order 12345678: %s" % 1 }}', "order 12345678: 1"),
+        ('{{ "{:>5}|{a:.1f}|{{x}}".format(7, a=2.25) }}', "    7|2.2|{x}"),
+        ('{{ [1, 2] | join("-") }} {{ "-".join(["a", "b"]) }}', "1-2 a-b"),
+        ("{{ [{'a': 1}, {'a': 2}] | map(attribute='a') | join('+') }}", "1+2"),
+        ("{{ [{'a': 1}] | join('+', attribute='a') }}", "1"),
+        ('{{ "aXb" | replace("X", "-") }} {{ "aXb".replace("X", "+") }}', "a-b a+b"),
+        ("{{ 2.567 | round(1) }} {{ 'x' | center(3) }}|", "2.6  x |"),
+        ("{{ big | length }}", str(MAX_SIZE)),
+        ("{{ amount | default(100000000) }}", "100000000"),
+        ('{{ "a\nb" | indent(2) }}', "a\n  b"),
+        ("{{ ['b', 'a'] | sort | first | upper }}", "A"),
+        ("{{ {'a': 1} | dictsort | tojson }}", '[["a",1]]'),
+        ("{{ '%s' | format('x') }}", "x"),
+    ],
+)
+def test_ordinary_templates_work(template: str, text: str) -> None:
+    variables = {"big": "x" * MAX_SIZE}
+    assert TextTemplate(environment(), "f", template).render(variables) == text
+
+
+def test_a_text_of_the_largest_size_passes_and_one_more_does_not() -> None:
+    template = TextTemplate(environment(), "f", "{{ text }}{{ more }}")
+    assert len(template.render({"text": "x" * MAX_SIZE, "more": ""})) == MAX_SIZE
+    with pytest.raises(ProcessingError, match="would exceed 10 MiB"):
+        template.render({"text": "x" * MAX_SIZE, "more": "x"})
