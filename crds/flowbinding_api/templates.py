@@ -19,6 +19,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import GeneratorType
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
@@ -180,12 +181,23 @@ def checked_leaves(value: Any, path: str = "") -> Any:
     return value
 
 
+def check_size(value: Any) -> None:
+    """Refuse a value that would be written as more than `MAX_SIZE` characters.
+
+    Raises:
+        jinja2.exceptions.SecurityError: When it would.
+    """
+    _check(_weight(value))
+
+
 def _text(value: Any) -> Any:
     """How an expression's value appears in text."""
     if value is None:
         return ""
+    if isinstance(value, GeneratorType):
+        value = list(value)
     if isinstance(value, bool | dict | list | tuple):
-        _check(_weight(value))
+        check_size(value)
         return _tojson(value)
     if isinstance(value, str):
         _check(len(value))
@@ -290,7 +302,7 @@ def _bounded(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(do)
     def measured(*args: Any, **kwargs: Any) -> Any:
         for argument in (*args[first:], *kwargs.values()):
-            _check(_weight(argument))
+            check_size(argument)
             if (
                 name in _SIZING_FILTERS
                 and isinstance(argument, int)

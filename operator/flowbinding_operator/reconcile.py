@@ -280,6 +280,7 @@ class Reconciler:
         if not status.worth_writing(changes, raw, elapsed):
             return False
         metadata = body["metadata"]
+        log.debug("status", binding=key, changes=changes)
         written = await self._kube.patch_status(metadata["namespace"], metadata["name"], changes)
         self._metrics.writes.labels("Status").inc()
         self._bindings.put(key, written)

@@ -41,7 +41,7 @@ class Namespace:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl in this namespace."""
-        return self.bed.kubectl("-n", self.name, *arguments, stdin=stdin)
+        return self.bed.kubectl("-n", self.name, *arguments, input=stdin)
 
     def apply(self, *objects: Object) -> str:
         """`kubectl apply` of objects; namespaces in them are replaced."""

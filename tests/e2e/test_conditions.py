@@ -7,16 +7,18 @@ import json
 from typing import Any
 
 import pytest
-from integration.flow_server import FlowServer
+from aiohttp import web
 
 import kafkaio
 from e2e.cluster import Namespace, eventually
+from integration.flow_server import Call, flow_server, refused
 from kafkaio import TopicFactory
 from manifests import manifest
 from testbed import Testbed
 
 pytestmark = pytest.mark.timeout(240)
 
+FLOW = kafkaio.ROOT / "tests/integration/langflow/flows/echo.json"
 SOON = {"idleSeconds": 5, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 2}}}
 
 
@@ -53,7 +55,12 @@ async def test_a_missing_secret(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:
     topic = await new_topic()
-    with FlowServer(api_key="good") as server:
+
+    async def check_key(call: Call) -> web.Response | None:
+        return None if call.api_key == "good" else refused(403, "Invalid or missing API key")
+
+    async with flow_server() as server:
+        server.answer = check_key
         flow = {
             "backend": "Langflow",
             "id": "echo",
@@ -66,11 +73,10 @@ async def test_a_missing_secret(
 
         namespace.apply(secret("langflow", **{"api-key": "wrong"}))
         await namespace.has_condition("locked", "FlowReachable", "False", "FlowUnauthorized")
-        assert server.runs == []
 
         namespace.apply(secret("langflow", **{"api-key": "good"}))
         await lag_is_gone(namespace, "locked")
-        assert len(server.runs) == 5
+        assert len({c.request_id for c in server.calls if c.api_key == "good"}) == 5
         await namespace.has_condition("locked", "Ready", "True", "Ready")
 
 
@@ -78,14 +84,21 @@ async def test_an_unknown_flow(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:
     topic = await new_topic()
-    with FlowServer(flows=()) as server:
+    known: set[str] = set()
+
+    async def check_flow(call: Call) -> web.Response | None:
+        detail = f"Flow identifier {call.flow} not found"
+        return None if call.flow in known else refused(404, detail)
+
+    async with flow_server() as server:
+        server.answer = check_flow
         flow = {"backend": "Langflow", "id": "later", "url": server.url}
         namespace.apply(binding("unknown", source={"topic": topic}, flow=flow))
         await kafkaio.produce(operator.bootstrap, topic, [(None, b"x")] * 5)
         await namespace.has_condition("unknown", "FlowReachable", "False", "FlowNotFound")
-        server.flows.add("later")
+        known.add("later")
         await lag_is_gone(namespace, "unknown")
-        assert len(server.runs) == 5
+        assert len({call.request_id for call in server.calls}) == 5
 
 
 async def test_a_broken_flow_file(
@@ -108,9 +121,7 @@ async def test_a_broken_flow_file(
     await namespace.has_condition("local", "FlowConfigured", "False", "FlowFileInvalid")
     await kafkaio.produce(operator.bootstrap, topic, [(None, b"hello")])
 
-    config_map["data"]["echo.json"] = (
-        kafkaio.ROOT / "tests/data/langflow/flows/echo.json"
-    ).read_text()
+    config_map["data"]["echo.json"] = FLOW.read_text()
     namespace.apply(config_map)
     (result,) = await kafkaio.read_until(operator.bootstrap, output, 1)
     assert json.loads(result.value)["result"] == "hello"

@@ -24,6 +24,8 @@ class Call:
     session: str
     request_id: str
     start: float
+    flow: str = ""
+    api_key: str | None = None
     end: float | None = None
 
 
@@ -52,6 +54,8 @@ class FlowServer:
             body["session_id"],
             request.headers["X-Request-Id"],
             time.monotonic(),
+            request.match_info["id"],
+            request.headers.get("x-api-key"),
         )
         self.calls.append(call)
         self.running += 1

@@ -154,7 +154,8 @@ async def test_refused_tweaks(server: LangflowServer, files: Files) -> None:
     )
     assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowMisconfigured")
     error = await refused(
-        remote(server, files, "echo"), request(tweaks={"ChatInput-in": {"input_value": "zz"}})
+        remote(server, files, "echo", inputType="chat"),
+        request(tweaks={"ChatInput-in": {"input_value": "zz"}}),
     )
     assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowMisconfigured")
 

@@ -261,6 +261,16 @@ async def test_the_key_of_the_url_is_shown_nowhere(files: Files) -> None:
     assert str(error).startswith("http://langflow:7860: ")
 
 
+async def test_a_key_that_the_server_quotes_is_cut_out(files: Files) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, json={"detail": f"no such key: {request.headers['x-api-key']}"})
+
+    error = await refused(
+        client(files, handler, apiKeySecretRef={"name": "langflow", "key": "key"})
+    )
+    assert "no such key: …" in str(error)
+
+
 @pytest.fixture
 async def server() -> AsyncIterator[aiohttp.web.ServerRunner]:
     """A stand-in that does what the path of its base URL says."""

@@ -10,7 +10,7 @@ from flowbinding_api.templates import (
     checked_template,
     environment,
 )
-from flowbinding_worker.payload.render import NativeTemplate, TextTemplate
+from flowbinding_worker.payload.render import NativeTemplate, TextTemplate, single_expression
 from flowbinding_worker.ports import Failure, ProcessingError
 
 TEXT = "x" * 100_000
@@ -95,6 +95,15 @@ def test_nothing_is_computed_while_compiling(bomb: str) -> None:
     assert checked_template(bomb) == bomb
 
 
+@pytest.mark.parametrize("bomb", ["{{ [text] * 1000 }}", "{{ [[text] * 10] * 100 }}"])
+def test_native_values_are_bounded_as_well(bomb: str) -> None:
+    env = environment()
+    expression = single_expression(env, bomb)
+    assert expression is not None
+    with pytest.raises(ProcessingError, match="a value would exceed"):
+        NativeTemplate(env, "spec.flow.tweaks.M.a", expression).render({"text": TEXT})
+
+
 def test_bombs_in_expressions_are_refused() -> None:
     expression = NativeTemplate.of_expression(environment(), "spec.source.filter", '"x" * 10**8')
     with pytest.raises(
@@ -134,6 +143,7 @@ def test_templates_nested_too_deeply_are_problems_of_the_manifest(text: str) -> 
         ("{{ ['b', 'a'] | sort | first | upper }}", "A"),
         ("{{ {'a': 1} | dictsort | tojson }}", '[["a",1]]'),
         ("{{ '%s' | format('x') }}", "x"),
+        ("{{ ['a'] | map('upper') }}", '["A"]'),
     ],
 )
 def test_ordinary_templates_work(template: str, text: str) -> None:

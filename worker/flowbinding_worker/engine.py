@@ -28,8 +28,12 @@ from flowbinding_worker.work import Work
 
 log = structlog.get_logger(__name__)
 
-POLL_SECONDS = 0.1
-"""Longest wait for messages before looking again at which partitions have room."""
+POLL_SECONDS = 0.02
+"""Longest wait for messages, while some run, before looking again which partitions have room."""
+IDLE_POLL_SECONDS = 0.2
+"""The same while none run, so that room cannot change."""
+FULL_SECONDS = 1.0
+"""How often to look for errors while no partition has room, or none is assigned."""
 STUCK_SECONDS = 90.0
 """Twice the session timeout: after so long without a fetch we ask whether there is anything."""
 ASK_SECONDS = 10.0
@@ -179,12 +183,9 @@ class Engine:
         while True:
             work.room.clear()
             wanted = work.scheduler.wanted()
-            if not wanted:
-                moved_at = time.monotonic()
-                await work.room.wait()
-                continue
+            seconds = POLL_SECONDS if work.scheduler.running else IDLE_POLL_SECONDS
             try:
-                batches = await self._parts.consumer.poll(wanted, POLL_SECONDS)
+                batches = await self._parts.consumer.poll(wanted, seconds)
             except KafkaUnavailableError as error:
                 failures += 1
                 self._parts.trouble.report("poll", error.reason, str(error))
@@ -194,9 +195,13 @@ class Engine:
             for batch in batches:
                 work.accept(batch)
                 moved_at = self._moved(batch.partition, batch.position, moved_at)
-            if batches:
-                failures = 0
-                self._parts.trouble.clear("poll")
+            failures = 0
+            self._parts.trouble.clear("poll")
+            if not wanted:
+                moved_at = time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(work.room.wait(), FULL_SECONDS)
+                continue
             work.dispatch()
             if time.monotonic() - moved_at > STUCK_SECONDS:
                 await self._check_stuck()

@@ -155,14 +155,19 @@ class KafkaConsumer:
         """Fetched records; see `ConsumerPort`."""
         listener: Any = self._listener
         generation = listener.generation
+        if not wanted:
+            with _as_unavailable():
+                # As getmany does first: aiokafka keeps errors until somebody has seen them.
+                self._consumer._coordinator.check_errors()
+            listener.raise_failure()
+            return []
         partitions = [TopicPartition(*p) for p in wanted]
         with _as_unavailable():
             found = await self._consumer.getmany(
                 *partitions, timeout_ms=int(seconds * 1000), max_records=min(wanted.values())
             )
         # No await from here to the end.
-        if listener.failure is not None:
-            raise ConsumerBrokenError("a rebalance failed") from listener.failure
+        listener.raise_failure()
         if generation != listener.generation or not listener.settled:
             self._read_again(found)
             return []
@@ -236,7 +241,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self.generation = 0
         self.settled = False
-        self.failure: Exception | None = None
+        self._failure: Exception | None = None
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         self.generation += 1
@@ -259,8 +264,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             yield
         except Exception as error:
-            self.failure = error
+            self._failure = error
             raise
+
+    def raise_failure(self) -> None:
+        """Raise `ConsumerBrokenError` if a callback has failed."""
+        if self._failure is not None:
+            raise ConsumerBrokenError("a rebalance failed") from self._failure
 
     async def _skip_to_end(self, assigned: set[TopicPartition]) -> None:
         """Begin at the end where nothing was committed.

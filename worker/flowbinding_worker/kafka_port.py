@@ -101,8 +101,9 @@ class ConsumerPort(Protocol):
     async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
         """Fetched records of wanted partitions, at most as many as wanted of each.
 
-        Waits up to `seconds` for any, or until the end of a rebalance. The caller tracks
-        the batches before it does anything else.
+        Waits up to `seconds` for any, or until the end of a rebalance; not at all when nothing
+        is wanted, which is how to notice errors then. The caller tracks the batches before it does
+        anything else.
 
         Raises:
             KafkaUnavailableError: Try again later.

@@ -82,9 +82,11 @@ def _only(loggers: tuple[str, ...], inner: logging.Filter) -> logging.Filter:
 
 
 def _output() -> list[Any]:
+    # Tracebacks without the values of variables: those are payloads and passwords.
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer()]
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(transformer),
         structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
     ]

@@ -22,6 +22,9 @@ from flowbinding_worker.tracker import MAX_UNFINISHED
 MAX_BYTES = 64 * 1024 * 1024
 """Bytes of all messages that a worker holds, about."""
 
+MIN_READY = 16
+"""Messages of a partition that may wait for a slot, however many partitions there are."""
+
 
 class _Lane:
     """The messages of one assigned partition."""
@@ -91,7 +94,7 @@ class Scheduler:
         partition is wanted again when half of its share is free, to fetch in batches.
         """
         share = max(1, len(self._lanes))
-        most_ready = max(self.slots, -(-max(2 * self.slots, 64) // share))
+        most_ready = max(self.slots, MIN_READY, -(-max(2 * self.slots, 64) // share))
         most_ready = min(most_ready, MAX_UNFINISHED)
         most_bytes = self._max_bytes / share
         wanted = {}

@@ -43,6 +43,8 @@ class Command(BaseSettings):
     """Runs an AI flow for every message of a Kafka topic."""
 
     model_config = SettingsConfigDict(
+        # Without a prefix of its own, a variable called RUN would be taken for the subcommand.
+        env_prefix="FLOWBINDING_COMMAND_",
         cli_prog_name="flowbinding-worker",
         cli_kebab_case=True,
         cli_hide_none_type=True,

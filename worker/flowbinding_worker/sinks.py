@@ -80,6 +80,11 @@ class Sink:
                 self._trouble.clear(self._part)
                 return
 
+    async def refused(self, message: str) -> None:
+        """Say that a record cannot be written as it is, and wait before it is tried again."""
+        self._trouble.report(self._part, self._reason, message)
+        await asyncio.sleep(_BACKOFF.cap)
+
     async def _send(
         self,
         topic: str,
@@ -161,13 +166,14 @@ class DeadLetters:
         headers = dead_letter_headers(self._who, job, error, time.time_ns() // 1_000_000)
         # The source partition places a null key; a key places itself.
         partition = record.partition.partition
-        for value, some in _ever_smaller(record, headers):
-            try:
-                await self._sink.write(topic, record.key, value, some, partition)
-            except RecordTooLargeError:
-                continue
-            return True
-        return True
+        while True:
+            for value, some in _ever_smaller(record, headers):
+                try:
+                    await self._sink.write(topic, record.key, value, some, partition)
+                except RecordTooLargeError:
+                    continue
+                return True
+            await self._sink.refused(f"topic {topic} takes not even the key of a dead letter")
 
 
 def _ever_smaller(record: Record, headers: Headers) -> Iterator[tuple[bytes | None, Headers]]:

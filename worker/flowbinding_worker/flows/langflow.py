@@ -9,6 +9,7 @@ import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -65,6 +66,7 @@ class LangflowFlow:
         self._slots = slots
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
+        self._url = httpx.URL()
 
     async def start(self) -> None:
         """Prepare the client and check that the API key can be read; calls nothing.
@@ -86,12 +88,12 @@ class LangflowFlow:
         body = self._body(request)
         try:
             async with asyncio.timeout(self._flow.timeout_seconds):
-                answer = await _post(client, self._url(), body, headers)
+                answer = await _post(client, self._url, body, headers)
         except TimeoutError:
             raise timed_out(self._flow.timeout_seconds) from None
         except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
             raise _transport_failure(self._server(), error) from None
-        return self._result(answer)
+        return self._result(answer, headers.get(self._flow.api_key_header))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -101,7 +103,9 @@ class LangflowFlow:
 
     def _connected(self) -> httpx.AsyncClient:
         if self._client is None:
-            transport = self._transport or make_transport(self._server(), self._slots)
+            server = self._server()
+            self._url = self._run_url()
+            transport = self._transport or make_transport(server, self._slots)
             self._client = httpx.AsyncClient(
                 transport=transport,
                 timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
@@ -121,7 +125,7 @@ class LangflowFlow:
             raise misconfigured("spec.flow.url: not a URL: no such host or port")
         return url
 
-    def _url(self) -> httpx.URL:
+    def _run_url(self) -> httpx.URL:
         base = httpx.URL(self._flow.url or "")
         identity = urllib.parse.quote(self._flow.id or "", safe="")
         path = f"{base.path.rstrip('/')}/api/v1/run/{identity}"
@@ -151,9 +155,11 @@ class LangflowFlow:
         except (TypeError, ValueError) as error:
             raise _refused(f"spec.flow.tweaks: not JSON data: {error}") from None
 
-    def _result(self, answer: Answer) -> FlowResult:
+    def _result(self, answer: Answer, secret: str | None) -> FlowResult:
         if not 200 <= answer.status < 300 or not answer.is_json:
-            raise http_failure(answer, now=datetime.now(UTC))
+            # Proxies have been seen to write a request's headers into their error pages.
+            body = answer.body.replace(secret, "…") if secret else answer.body
+            raise http_failure(replace(answer, body=body), now=datetime.now(UTC))
         try:
             document = json.loads(answer.body)
         except (ValueError, RecursionError):

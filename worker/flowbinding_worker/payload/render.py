@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Template, Undefined, nodes
 
-from flowbinding_api.templates import Environment
+from flowbinding_api.templates import Environment, check_size
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 
 Variables = dict[str, Any]
@@ -80,7 +80,9 @@ class NativeTemplate:
             ProcessingError: POISON with reason TemplateFailed.
         """
         try:
-            return _plain(self._evaluate(variables))
+            value = _plain(self._evaluate(variables))
+            check_size(value)
+            return value
         except Exception as error:  # noqa: BLE001
             raise _failed(self._field, self._template, error) from None
 

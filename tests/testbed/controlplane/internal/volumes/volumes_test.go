@@ -1,13 +1,55 @@
 package volumes
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flowbinding.io/testbed/controlplane/internal/podenv"
 )
+
+// issuer gives a new token at each request, each of them short-lived.
+type issuer struct {
+	podenv.Source
+	issued int
+}
+
+func (i *issuer) Token(*corev1.Pod, *corev1.ServiceAccountTokenProjection) (*authenticationv1.TokenRequestStatus, error) {
+	i.issued++
+	return &authenticationv1.TokenRequestStatus{Token: fmt.Sprint("token ", i.issued), ExpirationTimestamp: metav1.NewTime(time.Now().Add(500 * time.Millisecond))}, nil
+}
+
+func TestTokensAreRenewedBeforeTheyExpire(t *testing.T) {
+	pod := podenv.Pod{Pod: &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}}}}}}
+	dir, source := t.TempDir(), &issuer{}
+	v := New(pod, dir, source)
+	sync := func() (time.Time, string) {
+		next, err := v.Sync(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "v", "token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return next, string(text)
+	}
+	next, first := sync()
+	if _, again := sync(); again != first {
+		t.Error("renewed at once")
+	}
+	time.Sleep(time.Until(next) + 10*time.Millisecond)
+	if later, second := sync(); second == first || !later.After(next) {
+		t.Error("not renewed", second, later)
+	}
+}
 
 func TestProject(t *testing.T) {
 	data, mode := map[string][]byte{"a": []byte("1"), "b": []byte("2")}, int32(0o400)
