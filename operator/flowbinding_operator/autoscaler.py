@@ -18,30 +18,34 @@ TELL_SECONDS = 5.0
 """How often the same meaning is worth a reconcile."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What there was to tell at one time."""
+
+    meaning: tuple[object, ...]
+    lag: int | None
+    time: float
+
+
 @dataclass(slots=True)
 class Track:
     """What is remembered of a binding.
 
     Attributes:
-        observation: The newest one; None before the first.
-        told: Meaning of the newest observation that asked for a reconcile.
-        written: Meaning of the newest observation that a reconcile has dealt with.
+        observation: The newest one that says something; None before the first.
+        told: What asked for a reconcile last.
+        written: What the status tells of.
     """
 
     spec: FlowBindingSpec
     history: History
     observation: Observation | None = None
-    decision: Decision | None = None
-    told: tuple[object, ...] | None = None
-    told_at: float = float("-inf")
-    written: tuple[object, ...] | None = None
-    written_lag: int | None = None
-    written_at: float = float("-inf")
+    told: Stamp | None = None
+    written: Stamp | None = None
 
     def decide(self) -> Decision:
         """Decide anew from the history as it is."""
-        self.decision = decide(self.history, self.spec)
-        return self.decision
+        return decide(self.history, self.spec)
 
 
 class Autoscaler:
@@ -86,33 +90,36 @@ class Autoscaler:
         track.history.observe(sample)
         decision = track.decide()
         track.history.remember(decision)
-        if observation.blank and track.observation is not None:
-            # Kafka missed one answer. That stops scaling, and is no news yet.
+        if observation.blank:
+            # Kafka has missed one answer. That stops scaling, and is no news yet.
             return
         track.observation = observation
-        meaning = _meaning(observation, decision)
-        # A reconcile that fails has a back-off of its own, which telling it again would defeat.
-        again = meaning != track.told or observation.time - track.told_at >= TELL_SECONDS
-        if again and self._matters(track, observation, decision):
-            track.told, track.told_at = meaning, observation.time
+        stamp = stamp_of(observation, decision)
+        if _fresh(stamp, track.told) and self._matters(track, observation, decision, stamp):
+            track.told = stamp
             self._changed(key)
 
-    def handled(self, key: str, observation: Observation, decision: Decision) -> None:
-        """The status tells of these now."""
-        track = self._tracks.get(key)
-        if track is not None:
-            track.written = _meaning(observation, decision)
-            track.written_lag = observation.lag
-            track.written_at = observation.time
-
-    def _matters(self, track: Track, observation: Observation, decision: Decision) -> bool:
+    def _matters(
+        self, track: Track, observation: Observation, decision: Decision, stamp: Stamp
+    ) -> bool:
         if decision.replicas is not None and decision.replicas != track.history.replicas:
             return True
-        if _meaning(observation, decision) != track.written:
+        written = track.written
+        if written is None or stamp.meaning != written.meaning:
             return True
-        elapsed = observation.time - track.written_at
+        elapsed = stamp.time - written.time
         ages = bool(observation.lag) and elapsed >= LAG_AGE_SECONDS
-        return ages or lag_moved(track.written_lag, observation.lag, elapsed)
+        return ages or lag_moved(written.lag, observation.lag, elapsed)
+
+
+def stamp_of(observation: Observation, decision: Decision) -> Stamp:
+    """What there is to tell."""
+    return Stamp(_meaning(observation, decision), observation.lag, observation.time)
+
+
+def _fresh(stamp: Stamp, told: Stamp | None) -> bool:
+    """Whether this was not told just now: a reconcile that fails has a back-off of its own."""
+    return told is None or stamp.meaning != told.meaning or stamp.time - told.time >= TELL_SECONDS
 
 
 def _meaning(observation: Observation, decision: Decision) -> tuple[object, ...]:

@@ -158,16 +158,16 @@ class ClusterPoller:
             ClusterError: When the cluster cannot be asked.
         """
         now = self._clock()
-        await self._refresh_layout(now)
+        # Not those that are added meanwhile: their topics are not asked for yet.
+        watched = list(self.watched.values())
+        await self._refresh_layout(watched, now)
         ends = await self._link.offsets(self._layout, self._layout.leaders, LATEST)
         if set(ends) != set(self._layout.leaders):
             # A leader has moved or died: ask who leads now, next time.
             self._layout_at = float("-inf")
         await self._refresh_starts(now)
         limit = asyncio.Semaphore(PARALLEL)
-        await asyncio.gather(
-            *(self._look(watched, ends, now, limit) for watched in list(self.watched.values()))
-        )
+        await asyncio.gather(*(self._look(one, ends, now, limit) for one in watched))
         self.last_success = self._clock()
         self._metrics.polls.inc()
 
@@ -199,8 +199,8 @@ class ClusterPoller:
     def _backoff(self) -> float:
         return min(MAX_BACKOFF, 2.0 ** (self._failures - 1)) if self._failures else 0.0
 
-    async def _refresh_layout(self, now: float) -> None:
-        topics = frozenset(t for watched in self.watched.values() for t in watched.target.topics)
+    async def _refresh_layout(self, watched: Iterable[Watched], now: float) -> None:
+        topics = frozenset(topic for one in watched for topic in one.target.topics)
         age = now - self._layout_at
         due = age >= LAYOUT_SECONDS or (self._layout.troubles and age >= TROUBLE_SECONDS)
         if due or topics != self._topics:

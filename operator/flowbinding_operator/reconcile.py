@@ -24,7 +24,7 @@ from flowbinding_api.resolve import with_kafka_defaults
 from flowbinding_api.spec import Kafka
 from flowbinding_api.status import ConditionStatus, FlowBindingStatus
 from flowbinding_operator import desired, status
-from flowbinding_operator.autoscaler import Autoscaler, Track
+from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of
 from flowbinding_operator.children import Children, ForeignError
 from flowbinding_operator.events import event, happenings
 from flowbinding_operator.kube import Kube, KubeError
@@ -137,10 +137,13 @@ class Reconciler:
         )
         missing = missing or self._watch(binding, objects, live)
         track = self._track(binding, old, live)
-        view = await self._act(binding, track, missing, objects, live)
-        ready = await self._report(binding, body, old, track, view)
-        self._memory[key].ready = ready
-        return _again(view, wanted, ready=ready)
+        observation, decision = track.observation, track.decide()
+        view = await self._act(
+            binding, track, status.View(observation, decision, Workers(), missing), objects, live
+        )
+        if await self._report(binding, body, old, view) and observation is not None:
+            track.written = stamp_of(observation, decision)
+        return _again(view, wanted, ready=self._memory[key].ready)
 
     def _track(
         self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
@@ -155,17 +158,20 @@ class Reconciler:
         self,
         binding: FlowBinding,
         track: Track,
-        missing: Missing | None,
+        view: status.View,
         objects: Objects,
         live: Mapping[str, Any] | None,
     ) -> status.View:
-        """Bring the children to where they should be, as far as that is possible."""
-        decision, refused = track.decide(), ""
-        if missing is not None:
+        """Bring the children to where they should be, as far as that is possible.
+
+        Returns `view` with what came of it.
+        """
+        decision, refused = view.decision, ""
+        if view.missing is not None:
             # New Pods could not start, but what runs may be fine and goes on.
             decision = _no_higher(decision, _replicas(live) if live else 0)
         try:
-            if missing is None:
+            if view.missing is None:
                 live = await self._children.apply(
                     binding.key,
                     desired.config_map(binding),
@@ -184,7 +190,7 @@ class Reconciler:
         if refused:
             decision = replace(decision, replicas=None)
         workers = await self._workers(binding, live)
-        return status.View(track.observation, decision, workers, missing, refused)
+        return replace(view, decision=decision, workers=workers, refused=refused)
 
     def _deployment(self, binding: FlowBinding, objects: Objects) -> desired.Manifest:
         wanted = references(binding)
@@ -249,23 +255,21 @@ class Reconciler:
         binding: FlowBinding,
         body: Mapping[str, Any],
         old: FlowBindingStatus,
-        track: Track,
         view: status.View,
     ) -> bool:
-        """Write the status. Whether it says that the binding is ready."""
+        """Write the status, if need be. Whether it tells of `view` now."""
         memory = self._memory[binding.key]
         restarted = old.conditions and memory.wrote_at is None
         if restarted and view.observation is None and _understood(binding, view):
             # What was known before this process is better than "not asked yet".
-            return memory.ready
+            return False
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
         self._metrics.reported(binding.key, new)
+        memory.ready = new.conditions[0].status is ConditionStatus.TRUE
         written = await self._write_status(binding.key, body, old, new)
-        if written and view.observation is not None and track.decision is not None:
-            self._autoscaler.handled(binding.key, view.observation, track.decision)
         if view.refused:
             log.warning("children refused", binding=binding.key, error=view.refused)
-        return new.conditions[0].status is ConditionStatus.TRUE
+        return written
 
     async def _write_status(
         self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus

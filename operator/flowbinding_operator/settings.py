@@ -43,9 +43,7 @@ class Settings(BaseSettings):
     """Default for spec.kafka, as JSON. Its Secrets are looked up in each binding's namespace."""
     kafka_bootstrap_servers: BootstrapServers | None = None
     """Default brokers (host:port, separated by commas); wins over kafka.bootstrapServers."""
-    worker_image: Annotated[str, Field(min_length=1)] = (
-        f"flowbinding/flowbinding:{__version__}"
-    )
+    worker_image: Annotated[str, Field(min_length=1)] = f"flowbinding/flowbinding:{__version__}"
     """Container image of the workers."""
     worker_image_pull_policy: PullPolicy | None = None
     """When nodes pull the image; Kubernetes' own default when absent."""

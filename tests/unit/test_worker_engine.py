@@ -535,6 +535,21 @@ async def test_a_broken_consumer_is_made_anew(
         assert worker.consumer.stopped
 
 
+async def test_a_consumer_that_cannot_be_stopped_ends_the_worker(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(broker, FakeFlow())
+    worker.consumer.clean = False
+
+    async def broken(*_: Any) -> Any:
+        raise ConsumerBrokenError("gone")
+
+    monkeypatch.setattr(worker.consumer, "poll", broken)
+    async with worker:
+        with pytest.raises(ConsumerBrokenError):
+            await asyncio.wait_for(asyncio.shield(worker.task), 5)
+
+
 async def test_a_consumer_that_is_stuck_is_made_anew(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

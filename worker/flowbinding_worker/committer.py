@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from dataclasses import dataclass
 
 import structlog
 
@@ -31,15 +30,6 @@ COMMIT_SECONDS = 5.0
 """aiokafka's commit tries for ever; we try again with newer offsets instead."""
 FIGURES_SECONDS = 5.0
 """How often a change of the load alone is worth a commit."""
-
-
-@dataclass(slots=True)
-class _Acked:
-    """What the broker has acknowledged for one tracker."""
-
-    tracker: Tracker
-    offset: int = -1
-    version: int = -1
 
 
 class Committer:
@@ -69,7 +59,6 @@ class Committer:
         self._instance = zlib.crc32(instance.encode())
         self._metrics = metrics
         self._trouble = trouble
-        self._acked: dict[Partition, _Acked] = {}
         self._told: tuple[int, float] = (-1, 0.0)
         self._told_at = 0.0
         # Of two commits at once, the older could arrive last.
@@ -89,7 +78,7 @@ class Committer:
             news = self._news(everything=everything)
             if not news:
                 return
-            versions = {p: self._work.trackers[p].version for p in news}
+            about = [(t := self._work.trackers[p], (x.offset, t.version)) for p, x in news.items()]
             try:
                 await asyncio.wait_for(self._consumer.commit(news), COMMIT_SECONDS)
             except RebalancingError as error:
@@ -102,21 +91,22 @@ class Committer:
                 text = str(error) or f"no answer to a commit for {COMMIT_SECONDS:.0f} s"
                 self._trouble.report("commit", KafkaUnavailableError.reason, text)
             else:
-                self._remember(news, versions)
+                for tracker, acknowledged in about:
+                    tracker.acknowledged = acknowledged
                 if everything:
                     self._told, self._told_at = load, time.monotonic()
+                self._metrics.commits.inc()
+                self._trouble.clear("commit")
 
     def _news(self, *, everything: bool) -> dict[Partition, Position]:
         """What differs from what the broker has acknowledged, or all partitions."""
         news = {}
         for partition, tracker in self._work.trackers.items():
-            acked = self._acked.get(partition)
-            if acked is None or acked.tracker is not tracker:
-                acked = self._acked[partition] = _Acked(tracker)
             offset = tracker.committable
-            if offset is None or offset < acked.offset:
+            least, version = tracker.acknowledged
+            if offset is None or offset < least:
                 continue
-            if everything or tracker.version != acked.version:
+            if everything or tracker.version != version:
                 text = encode(offset, tracker.progress(), self._figures(tracker))
                 news[partition] = Position(offset, text)
         return news
@@ -141,11 +131,3 @@ class Committer:
             reason=self._trouble.reason,
             message=self._trouble.message,
         )
-
-    def _remember(self, news: dict[Partition, Position], versions: dict[Partition, int]) -> None:
-        for partition, position in news.items():
-            acked = self._acked[partition]
-            acked.offset = position.offset
-            acked.version = versions[partition]
-        self._metrics.commits.inc()
-        self._trouble.clear("commit")

@@ -160,7 +160,9 @@ class Engine:
             except ConsumerBrokenError as error:
                 self._parts.trouble.report("consumer", error.reason, str(error))
                 await self._parts.work.forget()
-                await self._parts.consumer.stop()
+                if not await self._parts.consumer.stop():
+                    # Two members in one process would share the partitions. A new process has one.
+                    raise
                 await self._wait(1)
 
     async def _join(self) -> None:

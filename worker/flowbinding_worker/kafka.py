@@ -145,11 +145,13 @@ class KafkaConsumer:
         self._listener = _Listener(listener, consumer, latest=latest)
         consumer.subscribe(list(self._settings.topics), listener=self._listener)
 
-    async def stop(self) -> None:
-        """Leave the group and disconnect."""
+    async def stop(self) -> bool:
+        """Leave the group and disconnect; see `ConsumerPort`."""
         consumer, self._consumer = self._consumer, None
-        if consumer is not None and not await _stop(consumer):
+        clean = consumer is None or await _stop(consumer)
+        if not clean:
             log.warning("left without a goodbye: the group notices after the session timeout")
+        return clean
 
     async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
         """Fetched records; see `ConsumerPort`."""

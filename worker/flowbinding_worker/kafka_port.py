@@ -95,8 +95,12 @@ class ConsumerPort(Protocol):
                 again.
         """
 
-    async def stop(self) -> None:
-        """Leave the group and disconnect; `Rebalances.revoked` is not called."""
+    async def stop(self) -> bool:
+        """Leave the group and disconnect; `Rebalances.revoked` is not called.
+
+        Returns:
+            False when it did not end in time: it may still be a member of the group.
+        """
 
     async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
         """Fetched records of wanted partitions, at most as many as wanted of each.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.partitioner import DefaultPartitioner
 
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.kafka_port import Headers, KafkaUnavailableError, RecordTooLargeError
@@ -23,7 +25,9 @@ TOPIC_SECONDS = 3
 STOP_SECONDS = 2
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 """Far above any sensible topic's limit: the broker decides what is too large."""
-LINGER_MS = 5
+
+
+_PARTITIONER = DefaultPartitioner()
 
 
 class _Null:
@@ -68,23 +72,30 @@ class KafkaProducer:
         partition: int | None = None,
     ) -> None:
         """Write one record and wait for its acknowledgement; see `ProducerPort`."""
+        try:
+            await self._write(_among_others, topic, key, value, headers, partition)
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            # A topic's limit is one for batches: the record may only have been in bad company.
+            try:
+                await self._write(_alone, topic, key, value, headers, partition)
+            except (MessageSizeTooLargeError, RecordListTooLargeError):
+                raise RecordTooLargeError(f"too large for topic {topic}") from None
+
+    async def _write(
+        self,
+        send: _Send,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        partition: int | None,
+    ) -> None:
         connection = await self._connected()
         producer = connection.producer
         try:
-            known = producer.client.cluster.partitions_for_topic(topic)
-            if known is None:
-                known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
-            sent = await producer.send(
-                topic,
-                key=_NULL if key is None else key,
-                value=_NULL if value is None else value,
-                headers=list(headers),
-                partition=None if partition is None or key is not None else partition % len(known),
-            )
+            number = await _number(producer, topic, key, partition)
+            sent = await send(producer, topic, number, key, value, headers)
             await connection.outlasting(sent)
-        except (MessageSizeTooLargeError, RecordListTooLargeError):
-            await self._replace(connection)
-            raise RecordTooLargeError(f"too large for topic {topic}") from None
         except TopicAuthorizationFailedError:
             await self._replace(connection)
             raise KafkaUnavailableError(
@@ -95,6 +106,11 @@ class KafkaProducer:
                 f"topic {topic}: does not exist, or this user may not see it",
                 reason=Reason.TOPIC_MISSING,
             ) from None
+        except KafkaTimeoutError:
+            raise KafkaUnavailableError(f"topic {topic}: takes no more records") from None
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            await self._replace(connection)
+            raise
         except KafkaError as error:
             await self._replace(connection)
             raise KafkaUnavailableError(f"topic {topic}: {error}") from None
@@ -111,7 +127,8 @@ class KafkaProducer:
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
-            linger_ms=LINGER_MS,
+            # Records batch by themselves while a request is under way; waiting only costs slots.
+            linger_ms=0,
             max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=CONNECT_SECONDS * 1000,
             metadata_max_age_ms=60_000,
@@ -157,6 +174,44 @@ class _Connection:
         if not sent.done():
             raise KafkaError("the connection was renewed")
         sent.result()
+
+
+_Send = Callable[
+    [Any, str, int, bytes | None, bytes | None, Headers], Awaitable[asyncio.Future[Any]]
+]
+
+
+async def _among_others(
+    producer: Any, topic: str, number: int, key: bytes | None, value: bytes | None, headers: Headers
+) -> Any:
+    return await producer.send(
+        topic,
+        key=_NULL if key is None else key,
+        value=_NULL if value is None else value,
+        headers=list(headers),
+        partition=number,
+    )
+
+
+async def _alone(
+    producer: Any, topic: str, number: int, key: bytes | None, value: bytes | None, headers: Headers
+) -> Any:
+    batch = producer.create_batch()
+    batch.append(key=key, value=value, timestamp=None, headers=list(headers))
+    batch.close()
+    return await producer.send_batch(batch, topic, partition=number)
+
+
+async def _number(producer: Any, topic: str, key: bytes | None, partition: int | None) -> int:
+    """The partition that a record goes to."""
+    cluster = producer.client.cluster
+    known = cluster.partitions_for_topic(topic)
+    if known is None:
+        known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
+    if key is None and partition is not None:
+        return partition % len(known)
+    available = cluster.available_partitions_for_topic(topic)
+    return int(_PARTITIONER(key, sorted(known), list(available or ())))
 
 
 async def _close(producer: Any) -> None:

@@ -33,6 +33,8 @@ class Tracker:
         self._before = progress if committed is not None else None
         self.version = 0
         """Counts changes of what a commit would say."""
+        self.acknowledged = (-1, -1)
+        """Offset and version of the last commit that the broker has acknowledged."""
         self.retired = False
         """Whether the assignment is over: nothing may be written or committed for it any more."""
 

@@ -82,9 +82,9 @@ class NativeTemplate:
         try:
             value = _plain(self._evaluate(variables))
             check_size(value)
-            return value
         except Exception as error:  # noqa: BLE001
             raise _failed(self._field, self._template, error) from None
+        return value
 
     def truth(self, variables: Variables) -> bool:
         """Whether the expression holds for one message.
