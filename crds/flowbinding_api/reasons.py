@@ -70,4 +70,3 @@ class Reason(StrEnum):
     EXTERNAL = "External"
     PAUSED = "Paused"
     NOT_PAUSED = "NotPaused"
-    SCALED = "Scaled"

@@ -11,6 +11,8 @@ from flowbinding_api.reasons import Reason
 from flowbinding_api.status import ConditionStatus, ConditionType, FlowBindingStatus
 
 CONTROLLER = "flowbinding.io/operator"
+SCALED = "Scaled"
+"""An Event's reason only: no condition is about it, and nothing is to be done."""
 
 # What these do not show (a topic, the workers) shows in Ready, with its own reason.
 TELLING = {
@@ -95,4 +97,4 @@ def _scalings(old: FlowBindingStatus, new: FlowBindingStatus) -> Iterator[Happen
         return
     lag = "unknown" if new.lag is None else new.lag
     note = f"from {before or 0} to {after} replicas: {new.reason} (lag {lag})"
-    yield Happening("Normal", Reason.SCALED, "Scale", note)
+    yield Happening("Normal", SCALED, "Scale", note)

@@ -54,6 +54,11 @@ class KubeError(FlowBindingError):
         super().__init__(message, retriable=status in (0, 409, 429, 502, 503, 504))
         self.status = status
 
+    @property
+    def ending(self) -> bool:
+        """Whether the binding or its namespace is about to go, so that nothing is left to do."""
+        return self.status == 404 or (self.status == 403 and "being terminated" in str(self))
+
 
 class Kube(Protocol):
     """The Kubernetes API."""

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure(settings.log_level, settings.log_format)
     try:
         asyncio.run(run(settings))
-    except KubeError as error:
+    except (KubeError, OSError) as error:
+        # No connection, or an address that is taken.
         log.error("cannot go on", error=str(error))  # noqa: TRY400 - the message says it all
         sys.exit(1)
     except Exception:

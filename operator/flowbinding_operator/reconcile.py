@@ -109,6 +109,11 @@ class Reconciler:
         with self._metrics.reconcile_seconds.time():
             try:
                 again = await self._reconcile(key)
+            except KubeError as error:
+                if not error.ending:
+                    self._metrics.reconciles.labels("error").inc()
+                    raise
+                again = None
             except Exception:
                 self._metrics.reconciles.labels("error").inc()
                 raise
@@ -127,6 +132,7 @@ class Reconciler:
         except InvalidBindingError as error:
             generation = body["metadata"].get("generation")
             new = status.invalid(old, str(error), generation=generation, now=_now())
+            self._metrics.reported(key, new)
             await self._write_status(key, body, old, new)
             return None
         wanted = references(binding)
@@ -184,7 +190,7 @@ class Reconciler:
         except ForeignError as error:
             refused = str(error)
         except KubeError as error:
-            if error.retriable:
+            if error.retriable or error.ending:
                 raise
             refused = str(error)
         if refused:
@@ -235,8 +241,11 @@ class Reconciler:
         if kafka.bootstrap_servers is None:
             self._lag.forget(binding.key)
             return None
+        cluster = _cluster_id(kafka, objects)
         try:
-            options = client_options(kafka, secret_reader(objects))
+            # Only for a new client: reading certificates takes a while.
+            known = cluster in self._lag.pollers
+            options = {} if known else client_options(kafka, secret_reader(objects))
         except FlowBindingError as error:
             self._lag.forget(binding.key)
             return Missing(Reason(error.reason), str(error))
@@ -247,7 +256,7 @@ class Reconciler:
             start_from=binding.spec.source.start_from,
             workers=observe(live).replicas,
         )
-        self._lag.watch(target, _cluster_id(options, kafka, objects), options)
+        self._lag.watch(target, cluster, options)
         return None
 
     async def _report(
@@ -266,10 +275,7 @@ class Reconciler:
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
         self._metrics.reported(binding.key, new)
         memory.ready = new.conditions[0].status is ConditionStatus.TRUE
-        written = await self._write_status(binding.key, body, old, new)
-        if view.refused:
-            log.warning("children refused", binding=binding.key, error=view.refused)
-        return written
+        return await self._write_status(binding.key, body, old, new)
 
     async def _write_status(
         self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus
@@ -302,7 +308,8 @@ class Reconciler:
             await self._kube.create_event(item)
         except KubeError as error:
             # The condition says the same; an Event is not worth another reconcile.
-            log.warning("event not recorded", binding=key, error=str(error))
+            if not error.ending:
+                log.warning("event not recorded", binding=key, error=str(error))
         else:
             self._metrics.events.labels(item["type"], item["reason"]).inc()
             log.info(item["note"], binding=key, reason=item["reason"])
@@ -357,12 +364,12 @@ def _version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
     return (reference.name, reference.key, desired.content_hash(content.hex()))
 
 
-def _cluster_id(options: Mapping[str, Any], kafka: Kafka, objects: Objects) -> str:
+def _cluster_id(kafka: Kafka, objects: Objects) -> str:
     """Identifies a cluster and a set of credentials: bindings that share it share a client."""
     names = {ref.name for ref in references_in("spec.kafka", kafka)}
     secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
     digest = desired.content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])
-    return f"{options['bootstrap_servers']}#{digest}"
+    return f"{kafka.bootstrap_servers}#{digest}"
 
 
 def _old_status(body: Mapping[str, Any]) -> FlowBindingStatus:

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import yaml
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from flowbinding_api.offsets import Figures, decode
 from kafkaio import committed
@@ -136,18 +137,24 @@ class WorkerProcess:
 
     async def committed(self) -> int:
         """Sum of the group's committed offsets: messages done, where nothing is unfinished."""
-        return sum(offset for offset, _ in (await committed(self.bootstrap, self.group)).values())
+        return sum(offset for offset, _ in await self._commits())
 
     async def figures(self) -> list[Figures]:
         """What the commits say about the worker."""
-        found = (await committed(self.bootstrap, self.group)).values()
+        found = await self._commits()
         return [f for o, text in found if (f := decode(o, text).figures) is not None]
 
     async def highest_done(self) -> int:
         """One past the highest message that the commits call done."""
-        found = (await committed(self.bootstrap, self.group)).items()
-        return max(decode(offset, text).progress.hi_done for _, (offset, text) in found)
+        return max(decode(o, text).progress.hi_done for o, text in await self._commits())
 
     async def reason(self) -> str:
         """What keeps it from working, as the operator reads it."""
         return next((f.reason for f in await self.figures() if f.reason), "")
+
+    async def _commits(self) -> list[tuple[int, str]]:
+        try:
+            return list((await committed(self.bootstrap, self.group)).values())
+        except GroupCoordinatorNotAvailableError:
+            # A broker that never had a group makes its offsets topic first.
+            return []

@@ -162,7 +162,7 @@ def test_an_empty_scheduler_wants_everything(slots: int) -> None:
     assert all(0 < room <= MAX_UNFINISHED for room in wanted.values())
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data(), ordering=st.sampled_from(list(Ordering)), slots=st.integers(1, 6))
 def test_any_history_keeps_order_and_slots_and_runs_everything(
     data: st.DataObject, ordering: Ordering, slots: int

@@ -83,7 +83,7 @@ def test_every_change_gets_a_version() -> None:
 log_offsets = st.sets(st.integers(0, 80), min_size=1, max_size=40).map(sorted)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(log=log_offsets, data=st.data())
 def test_any_history_with_restarts_loses_nothing_and_repeats_only_what_was_unfinished(
     log: list[int], data: st.DataObject

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +40,7 @@ def demo(
         with report.step("Topics, and examples/loan applied with kubectl"):
             asyncio.run(kafkaio.create_topics(bed.bootstrap, *TOPICS, partitions=PARTITIONS))
             bed.kubectl("apply", "-k", str(EXAMPLE))
-    observed = Observed(bed, NAMESPACE, DECISIONS)
+    observed = Observed(bed, NAMESPACE, REQUESTS, DECISIONS)
     view = View(observed)
     try:
         asyncio.run(_run(observed, view, applications, bursts))
@@ -78,10 +77,9 @@ async def _story(observed: Observed, applications: int, bursts: int) -> None:
     for start in range(0, applications, size):
         burst = min(size, applications - start)
         observed.say(f"{burst} applications sent")
-        await send(observed, REQUESTS, burst)
-        # The next burst arrives while workers are still busy with this one.
-        half = partial(observed.at_most_waiting, len(observed.waiting) // 2)
-        await observed.until(half, "half is decided", 240)
+        await send(observed, burst)
+        # The next burst arrives while the later agents are still busy with this one.
+        await observed.until(lambda: observed.taken_in, "the burst is taken in", 240)
     await observed.until(lambda: not observed.waiting, "every application is decided", 240)
     observed.say("all applications are decided; workers go when nothing comes")
     await observed.until(lambda: observed.asleep, "no worker is left", 120)

@@ -13,13 +13,13 @@ from demo.observed import Observed
 APPLICANTS = ("Ada", "Alan", "Barbara", "Donald", "Edsger", "Grace", "Margaret", "Tony")
 
 
-async def send(observed: Observed, topic: str, count: int) -> None:
+async def send(observed: Observed, count: int) -> None:
     """Send `count` new applications at once and tell `observed` which."""
     burst = [application(uuid.uuid4().hex[:12]) for _ in range(count)]
     observed.sent([item["application_id"] for item in burst])
     await kafkaio.produce(
         observed.bootstrap,
-        topic,
+        observed.requests_topic,
         ((item["application_id"].encode(), json.dumps(item).encode()) for item in burst),
     )
 

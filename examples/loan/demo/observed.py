@@ -21,6 +21,7 @@ class BindingView:
     """One row of the table."""
 
     name: str
+    topic: str
     wanted: int
     ready: int
     lag: int | None
@@ -39,6 +40,7 @@ class BindingView:
         ready = conditions.get("Ready", {})
         return cls(
             name=item["metadata"]["name"],
+            topic=item["spec"]["source"]["topic"],
             wanted=status.get("desiredReplicas") or 0,
             ready=status.get("readyReplicas") or 0,
             lag=status.get("lag"),
@@ -57,6 +59,7 @@ class Observed:
 
     bed: Testbed
     namespace: str
+    requests_topic: str
     decisions_topic: str
     bindings: list[BindingView] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
@@ -67,6 +70,7 @@ class Observed:
     total: int = 0
     started: float = field(default_factory=time.monotonic)
     burst_at: float | None = None
+    wanted_after: float | None = None
     full_after: float | None = None
     asleep_after: float | None = None
     _known: set[str] = field(default_factory=set)
@@ -97,13 +101,19 @@ class Observed:
         return bool(self.bindings) and all(binding.healthy for binding in self.bindings)
 
     @property
+    def first(self) -> BindingView | None:
+        """The binding that a burst meets first."""
+        return next((b for b in self.bindings if b.topic == self.requests_topic), None)
+
+    @property
+    def taken_in(self) -> bool:
+        """Whether the first binding has done all that was sent."""
+        return self.first is not None and self.first.ready > 0 and self.first.lag == 0
+
+    @property
     def asleep(self) -> bool:
         """Whether no worker is wanted or left."""
         return all(binding.wanted == binding.ready == 0 for binding in self.bindings)
-
-    def at_most_waiting(self, count: int) -> bool:
-        """Whether no more than `count` applications have no decision yet."""
-        return len(self.waiting) <= count
 
     def say(self, text: str) -> None:
         """Add a line to the story."""
@@ -156,11 +166,13 @@ class Observed:
             self.verdicts[decision["decision"]] += 1
 
     def _note_replicas(self) -> None:
-        grown = False
         for binding in self.bindings:
-            grown |= binding.ready > self.peak[binding.name]
             self.peak[binding.name] = max(self.peak[binding.name], binding.ready)
-        if self.burst_at is not None and grown:
-            self.full_after = self.seconds - self.burst_at
+        if self.burst_at is not None and self.first is not None:
+            since = self.seconds - self.burst_at
+            if self.first.wanted and self.wanted_after is None:
+                self.wanted_after = since
+            if self.first.wanted and self.first.ready == self.first.wanted and not self.full_after:
+                self.full_after = since
         if self.total and not self.waiting and self.asleep and self.asleep_after is None:
             self.asleep_after = self.seconds

@@ -77,7 +77,8 @@ class View:
         )
         done = len(self._observed.decided)
         self._console.print(
-            f"{self._observed.seconds:6.1f} s  {cells}   decisions {done}/{self._observed.total}"
+            f"{self._observed.seconds:6.1f} s  {cells}   decisions {done}/{self._observed.total}",
+            soft_wrap=True,
         )
 
 
@@ -105,7 +106,8 @@ def summary(observed: Observed) -> RenderableType:
         "lost": str(observed.lost),
         "repeated": str(observed.repeated),
         "peak workers": peak,
-        "burst to full replicas": _seconds(observed.full_after),
+        "burst to replicas wanted": _seconds(observed.wanted_after),
+        "burst to replicas ready": _seconds(observed.full_after),
         "back at zero": _seconds(observed.asleep_after, "after"),
     }
     for name, value in rows.items():

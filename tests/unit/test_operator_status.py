@@ -1,0 +1,176 @@
+"""What a status says, when it is worth a write, and which Events go with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from flowbinding_api.binding import parse_binding
+from flowbinding_api.reasons import Reason
+from flowbinding_api.status import FlowBindingStatus
+from flowbinding_operator import status
+from flowbinding_operator.events import happenings
+from flowbinding_operator.lag import Observation, Summary, Trouble
+from flowbinding_operator.scaling import Decision
+from flowbinding_operator.status import View, status_of
+from flowbinding_operator.workers import Workers, observe
+from operator_fakes import manifest
+
+BINDING = parse_binding(manifest())
+GOOD = View(
+    Observation(0.0, lag=0, end=5, partitions=3),
+    Decision(0, Reason.IDLE, lag=0, arrival_rate=0.123456),
+    Workers(),
+)
+
+
+def made(view: View, old: FlowBindingStatus | None = None, now: str = "T1") -> FlowBindingStatus:
+    return status_of(BINDING, old or FlowBindingStatus(), view, now=now, now_ms=10_000)
+
+
+def condition(made: FlowBindingStatus, kind: str) -> tuple[str, str, str]:
+    found = next(c for c in made.conditions if c.type == kind)
+    return found.status.value, found.reason, found.last_transition_time
+
+
+def trouble(reason: Reason) -> View:
+    return replace(GOOD, observation=Observation(0.0, trouble=Trouble(reason, "because")))
+
+
+def test_transition_times_move_only_when_the_status_flips() -> None:
+    first = made(GOOD, now="T1")
+    same = made(replace(GOOD, workers=Workers(2, 2, 2)), first, now="T2")
+    assert condition(same, "WorkersAvailable") == ("True", "WorkersReady", "T1")
+    flipped = made(trouble(Reason.TOPIC_MISSING), same, now="T3")
+    assert condition(flipped, "TopicAvailable") == ("False", "TopicMissing", "T3")
+    assert condition(flipped, "Ready") == ("False", "TopicMissing", "T3")
+
+
+def test_a_cluster_that_is_away_leaves_the_topic_unknown() -> None:
+    seen = made(trouble(Reason.KAFKA_UNREACHABLE))
+    assert condition(seen, "TopicAvailable")[:2] == ("Unknown", "KafkaUnreachable")
+    assert condition(seen, "Ready")[:2] == ("Unknown", "KafkaUnreachable")
+    assert seen.lag is None
+
+
+def test_numbers_are_rounded_to_what_they_can_tell() -> None:
+    assert made(GOOD).arrival_rate == 0.123
+
+
+def test_the_age_of_the_backlog_comes_from_the_workers() -> None:
+    busy = Observation(0.0, lag=7, partitions=3, summary=Summary(1, oldest_timestamp_ms=4000))
+    assert made(replace(GOOD, observation=busy)).lag_seconds == 6.0
+    assert made(GOOD).lag_seconds == 0.0
+
+
+def test_the_last_measurement_outlives_the_workers() -> None:
+    old = FlowBindingStatus(seconds_per_message=0.5)
+    assert made(GOOD, old).seconds_per_message == 0.5
+
+
+def test_a_patch_has_only_what_differs_and_removes_what_is_gone() -> None:
+    first = made(GOOD)
+    raw = first.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert status.patch(raw, first) == {}
+    changes = status.patch(raw, made(trouble(Reason.KAFKA_UNREACHABLE), first))
+    assert changes["lag"] is None
+    assert "selector" not in changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "elapsed", "worth"),
+    [
+        (0, 5, 0, True),
+        (5, 0, 0, True),
+        (None, 5, 0, True),
+        (100, 150, 2, False),
+        (100, 150, 6, True),
+        (100, 105, 6, False),
+        (100, 105, 31, True),
+        (100, 100, 999, False),
+    ],
+)
+def test_when_a_lag_is_worth_a_write(
+    old: int | None, new: int | None, elapsed: float, worth: bool
+) -> None:
+    assert status.lag_moved(old, new, elapsed) is worth
+
+
+def test_any_change_of_meaning_is_worth_a_write() -> None:
+    assert status.worth_writing({"desiredReplicas": 3}, {}, 0)
+    assert not status.worth_writing({"arrivalRate": 3.0}, {}, 0)
+    assert status.worth_writing({"arrivalRate": 3.0}, {}, 31)
+
+
+def reasons(old: FlowBindingStatus, new: FlowBindingStatus) -> list[tuple[str, str]]:
+    return [(item.type, item.reason) for item in happenings(old, new)]
+
+
+def test_one_event_for_each_transition() -> None:
+    good = made(GOOD)
+    bad = made(trouble(Reason.TOPIC_MISSING), good)
+    away = made(trouble(Reason.KAFKA_UNREACHABLE), bad)
+    assert reasons(FlowBindingStatus(), good) == [("Normal", "Ready")]
+    assert reasons(good, good) == []
+    assert reasons(good, bad) == [("Warning", "TopicMissing")]
+    assert reasons(bad, away) == [("Warning", "KafkaUnreachable")]
+    assert reasons(away, good) == [("Normal", "Ready")]
+
+
+def test_nothing_is_said_before_anything_is_known() -> None:
+    unasked = made(replace(GOOD, observation=None))
+    assert reasons(FlowBindingStatus(), unasked) == []
+
+
+def test_scaling_is_an_event() -> None:
+    up = made(replace(GOOD, decision=Decision(3, Reason.BACKLOG, lag=99)), made(GOOD))
+    assert reasons(made(GOOD), up) == [("Normal", "Scaled")]
+
+
+def pod(**container: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "p"}, "status": {"containerStatuses": [container]}}
+
+
+def deployment(replicas: int, ready: int = 0) -> dict[str, Any]:
+    return {
+        "spec": {"replicas": replicas},
+        "status": {"replicas": replicas, "readyReplicas": ready},
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "reason"),
+    [
+        ({"waiting": {"reason": "ContainerCreating"}}, {}, None),
+        ({"waiting": {"reason": "ErrImageNeverPull"}}, {}, Reason.IMAGE_UNAVAILABLE),
+        (
+            {"waiting": {"reason": "CrashLoopBackOff"}},
+            {"terminated": {"exitCode": 2, "message": "spec.flow.url: wrong"}},
+            Reason.WORKERS_CRASHING,
+        ),
+        ({"waiting": {"reason": "CreateContainerConfigError"}}, {}, Reason.WORKERS_UNAVAILABLE),
+        ({"running": {}}, {}, None),
+    ],
+)
+def test_what_pods_suffer_from(
+    state: dict[str, Any], last: dict[str, Any], reason: Reason | None
+) -> None:
+    seen = observe(deployment(1), [pod(ready=False, state=state, lastState=last)])
+    assert seen.trouble is reason
+    if reason is Reason.WORKERS_CRASHING:
+        assert seen.message == "exit code 2: spec.flow.url: wrong"
+
+
+def test_a_pod_that_drains_is_no_trouble() -> None:
+    leaving = pod(ready=False, state={"terminated": {"exitCode": 1}})
+    leaving["metadata"]["deletionTimestamp"] = "now"
+    assert observe(deployment(1), [leaving]).trouble is None
+
+
+def test_some_ready_workers_make_it_degraded_and_not_unavailable() -> None:
+    crashed = pod(ready=False, state={"terminated": {"exitCode": 1}})
+    seen = made(replace(GOOD, workers=observe(deployment(2, ready=1), [crashed])))
+    assert condition(seen, "WorkersAvailable")[:2] == ("True", "WorkersReady")
+    assert condition(seen, "Degraded")[:2] == ("True", "WorkersCrashing")
