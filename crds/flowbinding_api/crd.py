@@ -84,9 +84,7 @@ def crd() -> dict[str, Any]:
 
 def crd_yaml() -> str:
     """The content of crds/flowbinding.yaml."""
-    return HEADER + yaml.dump(
-        crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True
-    )
+    return HEADER + yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
 def _version() -> dict[str, Any]:

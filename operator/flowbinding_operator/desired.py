@@ -100,7 +100,7 @@ def deployment(
         binding: The resolved binding.
         references: What it refers to.
         references_hash: Changes when the contents of those do, and rolls the Pods: a worker reads
-            its credentials at start.
+            its environment and its credentials for Kafka at start.
         defaults: For what the binding leaves open.
     """
     name = binding.metadata.name

@@ -200,7 +200,7 @@ class Reconciler:
 
     def _deployment(self, binding: FlowBinding, objects: Objects) -> desired.Manifest:
         wanted = references(binding)
-        versions = [_version_of(item, objects) for item in wanted]
+        versions = [_version_of(item, objects) for item in wanted if not item.reloaded]
         return desired.deployment(
             binding, wanted, desired.content_hash(versions), self._config.worker
         )
@@ -248,7 +248,7 @@ class Reconciler:
             options = {} if known else client_options(kafka, secret_reader(objects))
         except FlowBindingError as error:
             self._lag.forget(binding.key)
-            return Missing(Reason(error.reason), str(error))
+            return Missing(Reason(error.reason), str(error), "spec.kafka")
         target = Target(
             key=binding.key,
             group=binding.consumer_group,

@@ -24,8 +24,6 @@ class Reference:
 
     Attributes:
         field: Path of the referring field, as the user writes it.
-        mounted: Whether the worker reads it as a file. The kubelet itself reads what
-            `spec.worker.env` refers to.
     """
 
     kind: Kind
@@ -35,16 +33,22 @@ class Reference:
 
     @property
     def mounted(self) -> bool:
-        """Whether the worker reads it as a file."""
+        """Whether the worker reads it as a file; the kubelet reads what the environment needs."""
         return not self.field.startswith("spec.worker.")
+
+    @property
+    def reloaded(self) -> bool:
+        """Whether a running worker notices a change: it reads the flow's key and file anew."""
+        return self.field.startswith("spec.flow.")
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A reference that leads nowhere."""
+    """A reference that leads nowhere, or to something unusable."""
 
     reason: Reason
     message: str
+    field: str
 
 
 Objects = Mapping[tuple[Kind, str], Mapping[str, Any] | None]
@@ -68,7 +72,8 @@ def check(wanted: tuple[Reference, ...], objects: Objects, binding: FlowBinding)
         )
         missing_secret = reference.kind == "Secret"
         reason = Reason.SECRET_MISSING if missing_secret else Reason.CONFIG_MAP_MISSING
-        return Missing(reason, f"{message} (key {reference.key!r}, field {reference.field})")
+        text = f"{message} (key {reference.key!r}, field {reference.field})"
+        return Missing(reason, text, reference.field)
     return None
 
 
@@ -83,8 +88,8 @@ def flow_file_problem(binding: FlowBinding, objects: Objects) -> Missing | None:
     if problem is None:
         return None
     where = f"ConfigMap {binding.metadata.namespace}/{reference.name}, key {reference.key!r}"
-    message = f"{where} (field spec.flow.file.configMapKeyRef): {problem}"
-    return Missing(Reason.FLOW_FILE_INVALID, message)
+    field = "spec.flow.file.configMapKeyRef"
+    return Missing(Reason.FLOW_FILE_INVALID, f"{where} (field {field}): {problem}", field)
 
 
 def secret_reader(objects: Objects) -> Callable[[SecretKeyRef], bytes]:

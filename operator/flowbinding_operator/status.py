@@ -217,7 +217,7 @@ def _topic(binding: FlowBinding, observation: Observation | None) -> State:
 def _flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
     if not binding.spec.flow.runs:
         return State(FALSE, Reason.SKIPPED, "spec.flow.id is not set: nothing runs")
-    if missing is not None:
+    if missing is not None and missing.field.startswith("spec.flow."):
         return State(FALSE, missing.reason, missing.message)
     return State(TRUE, Reason.CONFIGURED)
 
