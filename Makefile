@@ -75,6 +75,8 @@ types: install ## mypy, strict, tests included
 .PHONY: verify
 verify: install ## Generated files are up to date
 	@$(BIN)/python crds/generate.py --check
+	@$(BIN)/python charts/values_table.py --check
+	@$(BIN)/python examples/loan/make_flows.py --check
 
 .PHONY: unit
 unit: install ## Fast tests without any server
@@ -96,8 +98,10 @@ fmt: install ## Format the code
 	@$(BIN)/ruff check --fix --quiet .
 
 .PHONY: generate
-generate: install ## Write what is generated from the models: CRD, chart, reference
+generate: install ## Write what is generated: CRD, chart, reference, flows of the example
 	@$(BIN)/python crds/generate.py
+	@$(BIN)/python charts/values_table.py
+	@$(BIN)/python examples/loan/make_flows.py
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

@@ -32,6 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer_module, "FIGURES_SECONDS", 0.05)
     monkeypatch.setattr(committer_module, "COMMIT_SECONDS", 0.2)
     monkeypatch.setattr(engine_module, "_BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr(engine_module, "HEAL_SECONDS", 0.02)
     monkeypatch.setattr("flowbinding_worker.sinks._BACKOFF", Backoff(0.01, 0.02))
     monkeypatch.setattr(circuit_module, "FIRST_PROBE_SECONDS", 0.02)
     monkeypatch.setattr(circuit_module, "MAX_PROBE_SECONDS", 0.05)
@@ -301,6 +302,16 @@ async def test_a_flow_that_cannot_start_shows_why(broker: FakeBroker) -> None:
         await until(lambda: P0 in broker.commits and figures(broker).reason == "FlowUnauthorized")
         broker.produce(texts(0))
         await until(lambda: worker.committed == 1)
+
+
+async def test_a_repaired_flow_is_noticed_without_a_message(broker: FakeBroker) -> None:
+    flow = FakeFlow()
+    flow.start_error = refuse(Failure.CONFIGURATION)
+    async with Worker(broker, flow):
+        await until(lambda: P0 in broker.commits and figures(broker).reason == "FlowUnauthorized")
+        flow.start_error = None
+        await until(lambda: figures(broker).reason == "")
+    assert flow.calls == []
 
 
 async def test_an_outage_sends_nothing_to_the_dead_letters(broker: FakeBroker) -> None:

@@ -131,13 +131,17 @@ class Circuit:
         self.reason, self.message = error.reason, str(error)
         self._enter(State.OPEN)
 
+    def recover(self) -> None:
+        """What opened it is repaired, which was found without a call."""
+        self.reason = self.message = ""
+        self._limit = 1
+        self._enter(State.RECOVERING)
+
     def _on_success(self) -> None:
         self._calls -= 1
         self._recent.append(True)
         if self._state is State.HALF_OPEN:
-            self.reason = self.message = ""
-            self._limit = 1
-            self._enter(State.RECOVERING)
+            self.recover()
         if self._state is State.RECOVERING:
             # One more for each success doubles with each round of calls.
             self._limit += 1

@@ -38,6 +38,8 @@ STUCK_SECONDS = 90.0
 """Twice the session timeout: after so long without a fetch we ask whether there is anything."""
 ASK_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+HEAL_SECONDS = 5.0
+"""How often a flow that could not start is tried again."""
 _BACKOFF = Backoff(initial=1.0, cap=15.0)
 
 
@@ -92,6 +94,7 @@ class Engine:
         self._started = False
         self._draw = Random()  # noqa: S311 - jitter, not a secret
         self._positions: dict[Partition, int] = {}
+        self._healing: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -124,7 +127,17 @@ class Engine:
         except ProcessingError as error:
             # It recovers by itself after the repair: joining the group shows what is wrong.
             self._parts.work.trip(error)
+            self._healing = asyncio.create_task(self._heal_flow())
         self._started = True
+
+    async def _heal_flow(self) -> None:
+        """Find out that a flow that could not start can, also when no message comes to try it."""
+        while self._parts.work.circuit.is_open:
+            await asyncio.sleep(HEAL_SECONDS)
+            with contextlib.suppress(ProcessingError):
+                await self._parts.flow.start()
+                self._parts.work.recovered()
+                return
 
     async def _unless_stopped(self, coroutine: Coroutine[Any, Any, None]) -> bool:
         """Run something; False when a stop was wanted first."""
@@ -246,6 +259,8 @@ class Engine:
         log.info("stopped", cancelled=cancelled)
 
     async def _leave(self) -> None:
+        if self._healing is not None:
+            await _cancel(self._healing)
         parts = self._parts
         closing = asyncio.wait_for(parts.flow.close(), CLOSE_SECONDS)
         # Side by side: each is bounded, and the Pod's time is short.

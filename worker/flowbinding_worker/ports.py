@@ -137,7 +137,7 @@ class Flow(Protocol):
     """Runs one flow. Implementations are safe for concurrent `run` calls."""
 
     async def start(self) -> None:
-        """Prepare (imports, connections). Readiness waits for it.
+        """Prepare (imports, connections). Readiness waits for it; called again after a failure.
 
         Raises:
             ProcessingError: CONFIGURATION, when it cannot run until something is repaired. `run`

@@ -240,6 +240,13 @@ class Work:
         self.circuit.trip(error, time.monotonic())
         self._report_circuit()
 
+    def recovered(self) -> None:
+        """What `trip` was called for is repaired; nothing happens when a run has shown it before."""
+        if self.circuit.is_open:
+            self.circuit.recover()
+            self._report_circuit()
+            self.dispatch()
+
     def _begin_anew(self, partition: Partition, offset: int) -> Tracker:
         """The partition's log is another than we knew: nothing known about it holds."""
         log.warning(

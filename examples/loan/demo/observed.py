@@ -22,6 +22,7 @@ class BindingView:
 
     name: str
     topic: str
+    output: str
     wanted: int
     ready: int
     lag: int | None
@@ -41,6 +42,7 @@ class BindingView:
         return cls(
             name=item["metadata"]["name"],
             topic=item["spec"]["source"]["topic"],
+            output=item["spec"]["output"]["topic"],
             wanted=status.get("desiredReplicas") or 0,
             ready=status.get("readyReplicas") or 0,
             lag=status.get("lag"),
@@ -51,6 +53,16 @@ class BindingView:
             healthy=ready.get("status") == "True",
             trouble="" if ready.get("status") == "True" else ready.get("reason", "…"),
         )
+
+
+def in_order(bindings: list[BindingView], topic: str) -> list[BindingView]:
+    """The bindings of a chain that begins at `topic`."""
+    by_topic = {binding.topic: binding for binding in bindings}
+    chain = []
+    while topic in by_topic:
+        chain.append(by_topic.pop(topic))
+        topic = chain[-1].output
+    return chain
 
 
 @dataclass
@@ -146,7 +158,8 @@ class Observed:
         command = ("get", "fb", "-n", self.namespace, "-o", "json")
         while True:
             text = await asyncio.to_thread(self.bed.kubectl, *command)
-            self.bindings = [BindingView.of(item) for item in json.loads(text)["items"]]
+            views = [BindingView.of(item) for item in json.loads(text)["items"]]
+            self.bindings = in_order(views, self.requests_topic)
             self._note_replicas()
             await asyncio.sleep(POLL_SECONDS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class View:
             self._record.print("$ make demo")
             self._record.print(self._busiest or "")
             self._record.print(summary(self._observed))
-            self._record.save_svg(str(picture), title="make demo")
+            svg = self._record.export_svg(title="make demo")
+            # Without the web font that rich asks for: a picture should not load anything.
+            picture.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
     def print(self, what: RenderableType) -> None:
         """Print below the table."""
@@ -98,7 +101,7 @@ def screen(observed: Observed) -> RenderableType:
 def summary(observed: Observed) -> RenderableType:
     """What a reader wants to know at the end."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    peak = ", ".join(f"{name} {count}" for name, count in sorted(observed.peak.items()))
+    peak = ", ".join(f"{b.name} {observed.peak[b.name]}" for b in observed.bindings)
     verdicts = ", ".join(f"{count} {name}" for name, count in observed.verdicts.most_common())
     rows = {
         "applications in": str(observed.total),

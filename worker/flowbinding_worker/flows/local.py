@@ -43,6 +43,7 @@ class LocalFlow:
         self._files = files
         self._slots = slots
         self._engine: Engine | None = None
+        self._executor: ThreadPoolExecutor | None = None
         self._raw = b""
         self._document: dict[str, Any] = {}
 
@@ -53,9 +54,12 @@ class LocalFlow:
             ProcessingError: CONFIGURATION with reason EngineMissing, ConfigMapMissing or
                 FlowFileInvalid.
         """
-        # Components that are no coroutines run in the loop's own pool: cpu + 4 threads by default.
-        executor = ThreadPoolExecutor(self._slots + _SPARE_THREADS, thread_name_prefix="flow")
-        asyncio.get_running_loop().set_default_executor(executor)
+        if self._executor is None:
+            # Components that are no coroutines run in the loop's own pool: cpu + 4 threads by
+            # default.
+            threads = self._slots + _SPARE_THREADS
+            self._executor = ThreadPoolExecutor(threads, thread_name_prefix="flow")
+            asyncio.get_running_loop().set_default_executor(self._executor)
         self._current_document(await self._loaded_engine())
 
     async def run(self, request: FlowRequest) -> FlowResult:
