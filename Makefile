@@ -15,8 +15,9 @@ TESTBED := PYTHONPATH=tests $(BIN)/python -m testbed
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
-	  awk -F'\t' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^[a-z0-9-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: .venv/.installed ## Make the virtual environment (.venv) from the locked dependencies
@@ -41,7 +42,7 @@ up: install ## Start a real Kafka and a real Kubernetes (or use kind when KUBECO
 	@$(TESTBED) up
 
 .PHONY: down
-down: install ## Stop them and remove their data
+down: install ## Stop the testbed and remove its data
 	@$(TESTBED) down
 
 .PHONY: status
@@ -53,7 +54,7 @@ kind-up: install ## Create a kind cluster for the demo (needs Docker and kind)
 	@$(TESTBED) kind-up
 
 .PHONY: kind-down
-kind-down: install ## Delete it
+kind-down: install ## Delete the kind cluster
 	@$(TESTBED) kind-down
 
 ##@ Check it

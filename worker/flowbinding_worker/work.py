@@ -241,7 +241,7 @@ class Work:
         self._report_circuit()
 
     def recovered(self) -> None:
-        """What `trip` was called for is repaired; nothing happens when a run has shown it before."""
+        """What `trip` was called for is repaired. Nothing to do when a run has shown it before."""
         if self.circuit.is_open:
             self.circuit.recover()
             self._report_circuit()
