@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -57,17 +55,6 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
 
 @pytest.fixture
 async def topic(kafka: KafkaBroker) -> AsyncIterator[TopicFactory]:
-    """Makes topics with names of their own, and deletes them at the end."""
-    made: list[str] = []
-    prefix = f"t-{uuid.uuid4().hex[:8]}"
-    numbers = itertools.count()
-
-    async def new(partitions: int = 3, **config: str) -> str:
-        name = f"{prefix}-{next(numbers)}"
-        await kafkaio.create_topics(kafka.bootstrap, name, partitions=partitions, config=config)
-        made.append(name)
-        return name
-
-    yield new
-    if made:
-        await kafkaio.delete_topics(kafka.bootstrap, *made)
+    """Makes topics on the plain broker."""
+    async with kafkaio.topic_factory(kafka.bootstrap) as new:
+        yield new

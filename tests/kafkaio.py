@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,23 @@ async def delete_topics(bootstrap: str, *names: str) -> None:
     """Delete topics."""
     async with admin(bootstrap) as client:
         await client.delete_topics(list(names))
+
+
+@asynccontextmanager
+async def topic_factory(bootstrap: str) -> AsyncIterator[TopicFactory]:
+    """Makes topics with names of their own, and deletes them at the end."""
+    prefix = f"t-{uuid.uuid4().hex[:8]}"
+    made: list[str] = []
+
+    async def new(partitions: int = 3, **config: str) -> str:
+        name = f"{prefix}-{len(made)}"
+        made.append(name)
+        await create_topics(bootstrap, name, partitions=partitions, config=config)
+        return name
+
+    yield new
+    if made:
+        await delete_topics(bootstrap, *made)
 
 
 async def produce(bootstrap: str, topic: str, messages: Iterable[Message], **kwargs: Any) -> int:

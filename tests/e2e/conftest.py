@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -33,16 +32,5 @@ def namespace(operator: Testbed) -> Iterator[Namespace]:
 @pytest.fixture
 async def new_topic(operator: Testbed) -> AsyncIterator[TopicFactory]:
     """Makes topics on the testbed's broker."""
-    prefix = f"e2e-{uuid.uuid4().hex[:8]}"
-    numbers = itertools.count()
-    made: list[str] = []
-
-    async def new(partitions: int = 3, **config: str) -> str:
-        name = f"{prefix}-{next(numbers)}"
-        await kafkaio.create_topics(operator.bootstrap, name, partitions=partitions, config=config)
-        made.append(name)
-        return name
-
-    yield new
-    if made:
-        await kafkaio.delete_topics(operator.bootstrap, *made)
+    async with kafkaio.topic_factory(operator.bootstrap) as new:
+        yield new

@@ -4,7 +4,7 @@ import "testing"
 
 func TestRepository(t *testing.T) {
 	for reference, want := range map[string]string{
-		"flow": "flow", "flow:1.2": "flow", "localhost:5000/a/flow": "localhost:5000/a/flow", "localhost:5000/a/flow:v1@sha256:00": "localhost:5000/a/flow", "ghcr.io/a/flow@sha256:00": "ghcr.io/a/flow",
+		"flow": "flow", "flow:1.2": "flow", "localhost:5000/a/flow": "localhost:5000/a/flow", "localhost:5000/a/flow:v1@sha256:00": "localhost:5000/a/flow", "registry.example/a/flow@sha256:00": "registry.example/a/flow",
 	} {
 		if got := Repository(reference); got != want {
 			t.Errorf("%s: %s", reference, got)
