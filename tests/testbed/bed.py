@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -181,7 +182,14 @@ class Testbed:
         defaults = operator_install.defaults(self.pod_bootstrap)
         merged = operator_install.merged(defaults, values or {})
         arguments = operator_install.arguments(namespace)
-        return self.helm(*arguments, input=yaml.safe_dump(merged))
+        try:
+            return self.helm(*arguments, input=yaml.safe_dump(merged))
+        except TestbedError as error:
+            # Helm knows only that it is not ready; the operator knows why.
+            logs = ("logs", "-n", namespace, "deploy/flowbinding", "--tail=20")
+            with contextlib.suppress(TestbedError):
+                error.hint = f"{error.hint}\n{self.kubectl(*logs)}".strip()
+            raise
 
     # How
 

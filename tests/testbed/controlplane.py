@@ -17,7 +17,7 @@ from testbed.cluster_pki import NODE, Pki
 from testbed.component import Component, Program
 from testbed.errors import TestbedError
 from testbed.kube_flags import Addresses, Flags
-from testbed.paths import Layout
+from testbed.paths import PROJECT, Layout
 from testbed.state import LOOPBACK, State, is_free
 from testbed.toolchain import Note
 
@@ -126,6 +126,7 @@ class ControlPlane:
             # The environment that this very program runs in holds the project.
             images={IMAGE: Path(sys.prefix) / "bin"},
             environment={POD_MARK: str(self._layout.root)},
+            expose=(PROJECT, Path(sys.base_prefix)),
         )
 
     def _etcd_is_healthy(self) -> bool:

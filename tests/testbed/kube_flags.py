@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,7 @@ def node(
     state: Path,
     images: Mapping[str, Path],
     environment: Mapping[str, str],
+    expose: Iterable[Path],
 ) -> Flags:
     """The node that runs pods as processes."""
     # What a kubelet would take from the Service; there is no kube-proxy to make that one work.
@@ -132,6 +133,8 @@ def node(
         "tls-key": str(server.key),
         "client-ca": str(pki.ca),
         "image": [f"{name}={folder}" for name, folder in images.items()],
+        # A pod with a volume at /tmp still has to see a checkout or a Python that lies below it.
+        "expose": [str(folder) for folder in expose],
         "env": [f"{name}={value}" for name, value in {**in_cluster, **environment}.items()],
     }
 

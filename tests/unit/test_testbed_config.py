@@ -133,7 +133,9 @@ def test_the_api_server_authorizes_for_real(pki: Pki, addresses: kube_flags.Addr
 
 def test_pods_trust_the_api_server(pki: Pki, addresses: kube_flags.Addresses) -> None:
     controllers = kube_flags.controller_manager(addresses, pki)
-    node = kube_flags.node(addresses, pki, Path("/s"), {"image": Path("/bin")}, {"MARK": "1"})
+    node = kube_flags.node(
+        addresses, pki, Path("/s"), {"image": Path("/bin")}, {"MARK": "1"}, [Path("/project")]
+    )
     served = x509.load_pem_x509_certificate(pki.server.certificate.read_bytes())
     names = served.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
@@ -142,6 +144,7 @@ def test_pods_trust_the_api_server(pki: Pki, addresses: kube_flags.Addresses) ->
         *["KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=20002", "MARK=1"]
     ]
     assert node["pod-cidr"] == "127.42.0.0/16"
+    assert node["expose"] == ["/project"]
     assert {str(name.value) for name in names} == set(SERVER_NAMES)
     served.verify_directly_issued_by(x509.load_pem_x509_certificate(pki.ca.read_bytes()))
 
