@@ -46,6 +46,7 @@ class FakeKube:
         self.events: list[Object] = []
         self.pods: list[Object] = []
         self.refuse: KubeError | None = None
+        self.forbidden: set[str] = set()
         self.on_change: Callable[[Object], None] = lambda _: None
         self._versions = itertools.count(100)
 
@@ -61,11 +62,13 @@ class FakeKube:
         return self.objects[kind, namespace, name]
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        self._may_read(kind)
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
 
     async def list(
         self, kind: str, namespace: str | None, selector: str = "", *, metadata_only: bool = False
     ) -> Sequence[Object]:
+        self._may_read(kind)
         if kind == "Pod":
             return self.pods
         return [item for (k, _, _), item in self.objects.items() if k == kind]
@@ -107,6 +110,10 @@ class FakeKube:
 
     async def create_event(self, event: Mapping[str, Any]) -> None:
         self.events.append(dict(event))
+
+    def _may_read(self, kind: str) -> None:
+        if kind in self.forbidden:
+            raise KubeError(f"{kind.lower()}s is forbidden", status=403)
 
     def _changed(self, item: Object) -> Object:
         stored = self.put(item)

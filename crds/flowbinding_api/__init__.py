@@ -12,6 +12,7 @@ from flowbinding_api.binding import (
     FlowBinding,
     load_binding,
     parse_binding,
+    read_document,
 )
 from flowbinding_api.errors import FlowBindingError, InvalidBindingError, Problem
 
@@ -27,4 +28,5 @@ __all__ = [
     "Problem",
     "load_binding",
     "parse_binding",
+    "read_document",
 ]

@@ -2,11 +2,12 @@
 
 The models are the only source of truth for the API: the CRD, the offline validation and the field
 reference are all made from them. A rule that spans several fields is stated once as a `Rule`: its
-CEL text goes into the CRD, its Python twin runs in a model validator, and both give one message.
+CEL text goes into the CRD, its Python twin runs when a manifest is parsed, both with one message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -22,6 +23,10 @@ CONFIGMAPS_DIRECTORY = "/var/run/flowbinding/configmaps"
 """Where a worker finds ConfigMaps: `<directory>/<config map name>/<key>`."""
 
 
+def _always(_: Mapping[str, Any]) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A constraint over several fields of one object.
@@ -29,12 +34,16 @@ class Rule:
     Attributes:
         cel: Expression of the API server's `x-kubernetes-validations`, over `self` (and `oldSelf`).
         message: What a user reads when it does not hold.
-        field: Name of the field to point at, as the user writes it; empty for the object itself.
+        field: Path of the field to point at, as the user writes it; empty for the object itself.
+        holds: The same in Python, over the object as plain data in the API's spelling: every field
+            is there, with its default or None. May raise what wrong types raise; they are reported
+            by themselves. Rules about a change hold for every single manifest.
     """
 
     cel: str
     message: str
     field: str = ""
+    holds: Callable[[Mapping[str, Any]], bool] = _always
 
 
 class ApiModel(BaseModel):

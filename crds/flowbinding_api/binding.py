@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
-from flowbinding_api.base import DNS_LABEL, DNS_SUBDOMAIN, ApiModel
+from flowbinding_api.base import DNS_LABEL, DNS_SUBDOMAIN, ApiModel, Rule
 from flowbinding_api.errors import InvalidBindingError, Problem
 from flowbinding_api.spec import FlowBindingSpec
 
@@ -19,6 +23,10 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FlowBinding"
 PLURAL = "flowbindings"
 SHORT_NAME = "fb"
+
+DEAD_LETTER_SUFFIX = ".dlq"
+MAX_TOPIC = 249
+"""Longest name of a Kafka topic."""
 
 MAX_NAME = 56
 """Longest name of a binding: `<name>-worker` still has to fit a label value (63 characters)."""
@@ -54,6 +62,23 @@ class FlowBinding(ApiModel):
     spec: FlowBindingSpec
     status: dict[str, Any] | None = Field(default=None, exclude=True)
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"size(self.metadata.name) <= {MAX_NAME}",
+            f"must have at most {MAX_NAME} characters",
+            "metadata.name",
+        ),
+        Rule(
+            "!self.spec.deadLetter.enabled || has(self.spec.deadLetter.topic) ||"
+            " (has(self.spec.source.topic) ? [self.spec.source.topic] : self.spec.source.topics)"
+            f".all(t, size(t) + size(self.metadata.name) + {len(DEAD_LETTER_SUFFIX) + 1}"
+            f" <= {MAX_TOPIC})",
+            f"required: the default name would exceed {MAX_TOPIC} characters",
+            "spec.deadLetter.topic",
+            lambda binding: _dead_letter_name_fits(binding),
+        ),
+    )
+
     @property
     def key(self) -> str:
         """`<namespace>/<name>`."""
@@ -69,11 +94,23 @@ class FlowBinding(ApiModel):
         """Topic for dead letters of `source_topic`; None when they are switched off."""
         if not self.spec.dead_letter.enabled:
             return None
-        return self.spec.dead_letter.topic or f"{source_topic}.{self.metadata.name}.dlq"
+        default = f"{source_topic}.{self.metadata.name}{DEAD_LETTER_SUFFIX}"
+        return self.spec.dead_letter.topic or default
 
     def document(self) -> dict[str, Any]:
         """The manifest as plain data in the API's spelling, defaults filled in, nulls left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # In tweaks, null is a value.
+        document["spec"]["flow"]["tweaks"] = copy.deepcopy(self.spec.flow.tweaks)
+        return document
+
+
+def _dead_letter_name_fits(binding: Mapping[str, Any]) -> bool:
+    dead_letter, source = binding["spec"].get("deadLetter") or {}, binding["spec"]["source"]
+    if dead_letter.get("enabled") is False or dead_letter.get("topic"):
+        return True
+    longest = max(map(len, [source.get("topic") or "", *(source.get("topics") or [])]))
+    return longest + 1 + len(binding["metadata"]["name"]) + len(DEAD_LETTER_SUFFIX) <= MAX_TOPIC
 
 
 def parse_binding(document: Mapping[str, Any]) -> FlowBinding:
@@ -86,17 +123,29 @@ def parse_binding(document: Mapping[str, Any]) -> FlowBinding:
     Raises:
         InvalidBindingError: Listing every problem with the path of its field.
     """
+    given = _without_nulls(document)
+    binding, problems = None, []
     try:
-        return FlowBinding.model_validate(_without_nulls(document))
+        binding = FlowBinding.model_validate(given)
     except ValidationError as error:
-        raise InvalidBindingError([_problem(item) for item in error.errors()]) from None
+        problems = [_problem(item) for item in error.errors()]
+    known = {problem.path for problem in problems}
+    problems += [p for p in _broken_rules(FlowBinding, given, "") if p.path not in known]
+    if binding is None or problems:
+        raise InvalidBindingError(problems)
+    return binding
 
 
 def load_binding(text: str) -> FlowBinding:
-    """Parse one YAML (or JSON) manifest; see `parse_binding`.
+    """Parse one YAML (or JSON) manifest; see `read_document` and `parse_binding`."""
+    return parse_binding(read_document(text))
+
+
+def read_document(text: str) -> Mapping[str, Any]:
+    """One YAML (or JSON) manifest, not checked yet.
 
     Raises:
-        InvalidBindingError: Also when the text is no YAML or no mapping.
+        InvalidBindingError: When the text is no YAML or no mapping.
     """
     try:
         document = yaml.safe_load(text)
@@ -107,20 +156,54 @@ def load_binding(text: str) -> FlowBinding:
         raise InvalidBindingError(
             [Problem("", f"expected one FlowBinding manifest (a mapping), got {shape}")]
         )
-    return parse_binding(document)
+    return document
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+def _without_nulls(value: Any, name: str = "") -> Any:
+    if isinstance(value, Mapping) and name != "tweaks":
+        return {k: _without_nulls(item, k) for k, item in value.items() if item is not None}
     return value
+
+
+def _broken_rules(model: type[ApiModel], given: Any, path: str) -> Iterator[Problem]:
+    """Rules of `model` and of the models in it that `given` breaks, valid otherwise or not."""
+    if not isinstance(given, Mapping):
+        return
+    prefix = f"{path}." if path else ""
+    view = {}
+    for name, info in model.model_fields.items():
+        alias = info.alias or name
+        view[alias] = given[alias] if alias in given else _plain_default(info)
+        inner = model_in(info.annotation)
+        if inner is not None:
+            yield from _broken_rules(inner, given.get(alias), f"{prefix}{alias}")
+    for rule in model.rules:
+        # What has the wrong type is a problem of its own.
+        with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
+            if not rule.holds(view):
+                yield Problem(f"{prefix}{rule.field}" if rule.field else path, rule.message)
+
+
+def _plain_default(info: FieldInfo) -> Any:
+    if info.is_required():
+        return None
+    default = info.get_default(call_default_factory=True)
+    return default.model_dump(by_alias=True) if isinstance(default, ApiModel) else default
+
+
+def model_in(annotation: Any) -> type[ApiModel] | None:
+    """The model within an annotation such as `Output | None`."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if inspect.isclass(candidate) and issubclass(candidate, ApiModel):
+            return candidate
+    return None
 
 
 def _problem(item: Any) -> Problem:
     """One pydantic error as a field path and a sentence.
 
-    Model validators cannot point at a field, so their messages start with `field: ` when they mean
-    one; it moves into the path here.
+    A validator cannot point into free-form data, so its message starts with `path: ` when it means
+    a place there; it moves into the path here. Values are described, not shown: they may be secret.
     """
     path = _path(item["loc"])
     message = item["msg"]
@@ -133,9 +216,17 @@ def _problem(item: Any) -> Problem:
         message = "unknown field"
     elif item["type"] == "missing":
         message = "required"
-    elif not isinstance(item.get("input"), Mapping | list):
-        message = f"{message}, got {type(item['input']).__name__} {_clip(repr(item['input']))}"
+    elif item["type"] in ("enum", "literal_error"):
+        message = f"{message}, got {_clip(repr(item['input']))}"
+    else:
+        message = f"{message}, got {_shape(item.get('input'))}"
     return Problem(path, message)
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    return f"a value of type {type(value).__name__}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:

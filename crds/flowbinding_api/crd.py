@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from flowbinding_api.base import ApiModel
-from flowbinding_api.binding import GROUP, KIND, MAX_NAME, PLURAL, SHORT_NAME, VERSION
+from flowbinding_api.binding import GROUP, KIND, PLURAL, SHORT_NAME, VERSION, FlowBinding
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import FlowBindingStatus
 
@@ -120,12 +120,7 @@ def _root() -> dict[str, Any]:
             "spec": structural(FlowBindingSpec),
             "status": structural(FlowBindingStatus),
         },
-        "x-kubernetes-validations": [
-            {
-                "rule": f"size(self.metadata.name) <= {MAX_NAME}",
-                "message": f"metadata.name must have at most {MAX_NAME} characters",
-            }
-        ],
+        "x-kubernetes-validations": _validations(FlowBinding),
     }
 
 
@@ -155,7 +150,7 @@ def _validations(model: type[ApiModel]) -> list[dict[str, str]]:
     found = []
     for rule in model.rules:
         entry = {"rule": rule.cel, "message": f"{rule.field} {rule.message}".strip()}
-        if rule.field:
+        if rule.field and not rule.field.startswith("metadata"):
             entry["fieldPath"] = "." + rule.field
         found.append(entry)
     return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from flowbinding_api.base import (
     ApiModel,
@@ -57,14 +57,9 @@ class FlowFile(ApiModel):
         Rule(
             "has(self.configMapKeyRef) != has(self.path)",
             "set exactly one of configMapKeyRef and path",
+            holds=lambda file: (file["configMapKeyRef"] is None) != (file["path"] is None),
         ),
     )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.config_map_key_ref is None) == (self.path is None):
-            raise ValueError(self.rules[0].message)
-        return self
 
 
 class Flow(ApiModel):
@@ -108,25 +103,21 @@ class Flow(ApiModel):
             "self.backend != 'Langflow' || has(self.url)",
             "required when backend is Langflow",
             "url",
+            lambda flow: flow["backend"] != "Langflow" or flow["url"] is not None,
         ),
-        Rule("self.backend != 'Local' || has(self.file)", "required when backend is Local", "file"),
+        Rule(
+            "self.backend != 'Local' || has(self.file)",
+            "required when backend is Local",
+            "file",
+            lambda flow: flow["backend"] != "Local" or flow["file"] is not None,
+        ),
         Rule(
             "self.backend == 'Local' || !has(self.file)",
             "allowed only when backend is Local",
             "file",
+            lambda flow: flow["backend"] == "Local" or flow["file"] is None,
         ),
     )
-
-    @model_validator(mode="after")
-    def _backend_fields(self) -> Self:
-        langflow, local, only_local = self.rules
-        if self.backend is Backend.LANGFLOW and self.url is None:
-            raise ValueError(f"url: {langflow.message}")
-        if self.backend is Backend.LOCAL and self.file is None:
-            raise ValueError(f"file: {local.message}")
-        if self.backend is not Backend.LOCAL and self.file is not None:
-            raise ValueError(f"file: {only_local.message}")
-        return self
 
     @property
     def runs(self) -> bool:

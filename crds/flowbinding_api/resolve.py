@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from flowbinding_api.binding import FlowBinding, parse_binding
+from flowbinding_api.base import ApiModel
+from flowbinding_api.binding import FlowBinding, model_in
 from flowbinding_api.errors import InvalidBindingError, Problem
 from flowbinding_api.spec import FlowBindingSpec, Kafka
 
@@ -28,69 +30,68 @@ def with_kafka_defaults(binding: FlowBinding, defaults: Kafka) -> FlowBinding:
     return binding.model_copy(update={"spec": spec})
 
 
-def with_overrides(binding: FlowBinding, environment: Mapping[str, str]) -> FlowBinding:
-    """Apply `FLOWBINDING__…` variables to the spec; the environment wins.
+def with_overrides(document: Any, environment: Mapping[str, str]) -> Any:
+    """A manifest, not checked yet, with `FLOWBINDING__…` variables in its spec; they win.
 
     Field names are matched without regard to case or underscores, so that
     `FLOWBINDING__FLOW__TIMEOUT_SECONDS` and `FLOWBINDING__FLOW__TIMEOUTSECONDS` are one. Values are
-    read as YAML, so that numbers, booleans and lists work; text that is no YAML stays text.
+    read as the field's type, else as YAML, so that lists and objects work; `null` removes an
+    optional field. A name that the API does not have is kept as it is: parsing then refuses it.
+
+    Args:
+        document: The manifest as YAML gives it; left alone unless it is a mapping.
+        environment: All variables; others than these are ignored.
 
     Raises:
-        InvalidBindingError: Naming the field, when a value does not fit.
+        InvalidBindingError: When a variable's name is no path of fields.
     """
-    document = binding.document()
     names = [name for name in sorted(environment) if name.startswith(OVERRIDE_PREFIX)]
-    if not names:
-        return binding
+    if not names or not isinstance(document, Mapping):
+        return document
+    changed = copy.deepcopy(dict(document))
+    spec = changed.setdefault("spec", {})
     for name in names:
         parts = name.removeprefix(OVERRIDE_PREFIX).split("__")
-        if not all(parts):
+        if not all(parts) or not isinstance(spec, dict):
             raise InvalidBindingError(
                 [Problem(name, "expected FLOWBINDING__FIELD__FIELD, e.g. FLOWBINDING__FLOW__URL")]
             )
-        _set(document["spec"], parts, environment[name])
-    return parse_binding(document)
+        _set(spec, parts, environment[name])
+    return changed
 
 
-def _set(target: dict[str, Any], parts: list[str], text: str) -> None:
-    """Put `text` at `parts` below `target`, in the API's spelling of the field names.
-
-    A name that the API does not have is kept as it is: parsing then refuses it with its path.
-    """
-    model: Any = FlowBindingSpec
-    annotation: Any = None
+def _set(spec: dict[str, Any], parts: list[str], text: str) -> None:
+    """Put `text` at `parts` below `spec`, in the API's spelling of the field names."""
+    target = spec
+    model: type[ApiModel] | None = FlowBindingSpec
     for index, part in enumerate(parts):
-        name, annotation = _field(getattr(model, "model_fields", {}), part)
-        model = _model_in(annotation)
+        name, annotation = _field(model, part)
+        model = model_in(annotation)
         if index == len(parts) - 1:
             target[name] = _value(annotation, text)
-        elif isinstance(target.setdefault(name, {}), dict):
-            target = target[name]
-        else:
-            raise InvalidBindingError(
-                [Problem(OVERRIDE_PREFIX + "__".join(parts), f"{name} has no fields")]
-            )
+            return
+        if not isinstance(target.get(name), dict):
+            if target.get(name) is not None:
+                raise InvalidBindingError(
+                    [Problem(OVERRIDE_PREFIX + "__".join(parts), f"{name} has no fields")]
+                )
+            target[name] = {}
+        target = target[name]
 
 
-def _field(fields: Any, part: str) -> tuple[str, Any]:
+def _field(model: type[ApiModel] | None, part: str) -> tuple[str, Any]:
     wanted = part.replace("_", "").lower()
-    for name, info in fields.items():
+    for name, info in (model.model_fields if model is not None else {}).items():
         if name.replace("_", "") == wanted:
             return info.alias or name, info.annotation
     return part, None
 
 
-def _model_in(annotation: Any) -> Any:
-    """The model class within an annotation such as `Output | None`."""
-    if hasattr(annotation, "model_fields"):
-        return annotation
-    return next(
-        (a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), None
-    )
-
-
 def _value(annotation: Any, text: str) -> Any:
     """`text` as the field's own type where it fits (a flow id `123` stays text), else as YAML."""
+    optional = type(None) in getattr(annotation, "__args__", ())
+    if optional and text in ("", "~", "null"):
+        return None
     try:
         if annotation is not None:
             return TypeAdapter(annotation).validate_python(text)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from flowbinding_api.base import ApiModel, Rule
 
@@ -68,11 +68,10 @@ class Scaling(ApiModel):
     """Damping, in the HorizontalPodAutoscaler's shape."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("self.minReplicas <= self.maxReplicas", "must not exceed maxReplicas", "minReplicas"),
+        Rule(
+            "self.minReplicas <= self.maxReplicas",
+            "must not exceed maxReplicas",
+            "minReplicas",
+            lambda scaling: bool(scaling["minReplicas"] <= scaling["maxReplicas"]),
+        ),
     )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(f"minReplicas: {self.rules[0].message}")
-        return self

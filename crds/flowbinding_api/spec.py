@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
 from flowbinding_api.base import ApiModel, Expression, Rule, SecretKeyRef, Template, TopicName
 from flowbinding_api.flow import Flow
 from flowbinding_api.scaling import Scaling
 from flowbinding_api.worker import Worker
 
+# What a resolver takes: labels of 1 to 63 characters, or an IPv6 address in brackets. Anything else
+# is not "unknown host" but an encoding error, in whatever program resolves it.
+_HOST = r"([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]{2,45}\])"
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 BootstrapServers = Annotated[
     str,
     StringConstraints(
-        min_length=3, max_length=4096, pattern=r"^[^\s,:]+:[0-9]{1,5}(,[^\s,:]+:[0-9]{1,5})*$"
+        min_length=3, max_length=4096, pattern=f"^{_HOST}:{_PORT}(,{_HOST}:{_PORT})*$"
     ),
 ]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -71,7 +76,11 @@ class Source(ApiModel):
     """Jinja2 expression; a message for which it is false is done without a run, and counted."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("has(self.topic) != has(self.topics)", "set exactly one of topic and topics"),
+        Rule(
+            "has(self.topic) != has(self.topics)",
+            "set exactly one of topic and topics",
+            holds=lambda source: (source["topic"] is None) != (source["topics"] is None),
+        ),
         Rule(
             "has(self.consumerGroup) == has(oldSelf.consumerGroup) && "
             "(!has(self.consumerGroup) || self.consumerGroup == oldSelf.consumerGroup)",
@@ -79,12 +88,6 @@ class Source(ApiModel):
             "consumerGroup",
         ),
     )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.topic is None) == (self.topics is None):
-            raise ValueError(self.rules[0].message)
-        return self
 
     @property
     def all_topics(self) -> tuple[str, ...]:
@@ -109,14 +112,11 @@ class Tls(ApiModel):
         Rule(
             "has(self.certificateSecretRef) == has(self.keySecretRef)",
             "set both or none of certificateSecretRef and keySecretRef",
+            holds=lambda tls: (
+                (tls["certificateSecretRef"] is None) == (tls["keySecretRef"] is None)
+            ),
         ),
     )
-
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.certificate_secret_ref is None) != (self.key_secret_ref is None):
-            raise ValueError(self.rules[0].message)
-        return self
 
 
 class Sasl(ApiModel):
@@ -177,14 +177,9 @@ class Retry(ApiModel):
             "self.initialBackoffSeconds <= self.maxBackoffSeconds",
             "must not exceed maxBackoffSeconds",
             "initialBackoffSeconds",
+            lambda retry: bool(retry["initialBackoffSeconds"] <= retry["maxBackoffSeconds"]),
         ),
     )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.initial_backoff_seconds > self.max_backoff_seconds:
-            raise ValueError(f"initialBackoffSeconds: {self.rules[0].message}")
-        return self
 
 
 class Concurrency(ApiModel):
@@ -203,6 +198,11 @@ def _consumes(topic: str) -> str:
         f"(has({source}.topic) && {topic} == {source}.topic"
         f" || has({source}.topics) && {source}.topics.exists(t, t == {topic}))"
     )
+
+
+def _consumed(spec: Mapping[str, Any], topic: str | None) -> bool:
+    source = spec["source"]
+    return topic is not None and topic in [source.get("topic"), *(source.get("topics") or [])]
 
 
 class FlowBindingSpec(ApiModel):
@@ -234,19 +234,12 @@ class FlowBindingSpec(ApiModel):
             "!has(self.output) || !" + _consumes("self.output.topic"),
             "must not be a source topic: every result would run the flow again",
             "output.topic",
+            lambda spec: not _consumed(spec, (spec["output"] or {}).get("topic")),
         ),
         Rule(
             "!has(self.deadLetter.topic) || !" + _consumes("self.deadLetter.topic"),
             "must not be a source topic: every dead letter would run the flow again",
             "deadLetter.topic",
+            lambda spec: not _consumed(spec, spec["deadLetter"].get("topic")),
         ),
     )
-
-    @model_validator(mode="after")
-    def _no_loops(self) -> Self:
-        output, dead_letter = self.rules
-        if self.output is not None and self.output.topic in self.source.all_topics:
-            raise ValueError(f"output.topic: {output.message}")
-        if self.dead_letter.topic in self.source.all_topics:
-            raise ValueError(f"deadLetter.topic: {dead_letter.message}")
-        return self

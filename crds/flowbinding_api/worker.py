@@ -5,14 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from flowbinding_api.base import ApiModel, ConfigMapKeyRef, ObjectName, SecretKeyRef
 
+QUANTITY = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
 Quantity = Annotated[
-    int | str,
+    str,
+    StringConstraints(max_length=64, pattern=QUANTITY),
+    # `cpu: 1` is a number in YAML, and as good as "1".
+    BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value),
     Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
 ]
+"""A Kubernetes quantity, e.g. 100m or 512Mi."""
 ResourceName = Annotated[str, StringConstraints(max_length=253)]
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]

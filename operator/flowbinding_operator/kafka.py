@@ -12,8 +12,9 @@ import asyncio
 import logging
 import random
 import ssl
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ from flowbinding_operator.lag import Commit, Partition, Trouble
 LATEST, EARLIEST = -1, -2
 REQUEST_MS = 5000
 IDLE_MS = 240_000
+REFUSE_SECONDS = 5.0
+"""For so long after a failed connect to a broker, requests to it fail at once."""
 EMPTY_GROUP = ("Empty", "Dead")
 
 UNKNOWN_TOPIC, TOPIC_DENIED, GROUP_DENIED = 3, 29, 30
@@ -88,9 +91,12 @@ class KafkaLink:
 
     Args:
         options: aiokafka's client options, see `flowbinding_api.kafka_options`.
+        clock: Steady seconds.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._options = dict(options)
         self._bootstrap = str(self._options.pop("bootstrap_servers"))
         self._options.setdefault("client_id", "flowbinding-operator")
@@ -99,6 +105,8 @@ class KafkaLink:
         self._connections: dict[int, Any] = {}
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._coordinators: dict[str, int] = {}
+        self._clock = clock
+        self._refused: dict[int, tuple[float, ClusterError]] = {}
 
     async def close(self) -> None:
         """Close all connections."""
@@ -254,9 +262,27 @@ class KafkaLink:
             if connection is None or not connection.connected():
                 if node not in self._brokers:
                     raise MovedError(f"Kafka broker {node} of {self._bootstrap} is not known")
-                connection = await self._connect(*self._brokers[node])
-                self._connections[node] = connection
+                connection = await self._connect_node(node)
         return await _ask(connection, request, f"{connection.host}:{connection.port}")
+
+    async def _connect_node(self, node: int) -> Any:
+        """Connect to a known broker, whose lock is held.
+
+        Whoever waits for the lock meanwhile would wait as long again, one after another, for a
+        broker that drops packets: they get what the first one got.
+        """
+        address = self._brokers[node]
+        until, failure = self._refused.get(node, (float("-inf"), None))
+        if failure is not None and self._clock() < until:
+            raise ClusterError(str(failure), Reason(failure.reason))
+        try:
+            connection = await self._connect(*address)
+        except ClusterError as error:
+            self._refused[node] = (self._clock() + REFUSE_SECONDS, error)
+            raise
+        self._refused.pop(node, None)
+        self._connections[node] = connection
+        return connection
 
     async def _connect(self, host: str, port: int) -> Any:
         try:
@@ -269,6 +295,9 @@ class KafkaLink:
         except (OSError, TimeoutError, kafka_errors.KafkaError) as error:
             text = str(error) or type(error).__name__
             raise ClusterError(f"Kafka at {host}:{port} does not answer: {text}") from None
+        except (ValueError, OverflowError) as error:
+            # Names with empty or too long labels, ports beyond 65535: brokers may advertise them.
+            raise ClusterError(f"{host}:{port} is no address of a Kafka broker: {error}") from None
 
 
 async def _ask(connection: Any, request: Any, address: str) -> Any:

@@ -130,10 +130,16 @@ class ClusterPoller:
     def watch(self, target: Target) -> None:
         """Watch a target, or change what is known of it."""
         known = self.watched.get(target.key)
-        if known is not None and known.target.group == target.group:
+        same_group = known is not None and known.target.group == target.group
+        if known is not None and same_group and known.target.topics == target.topics:
             known.target = target
             return
+        # A tick that still looks at the old target has nothing to say any more, see `_tell`.
         self.watched[target.key] = Watched(target)
+        if known is not None and same_group:
+            # These are the group's, whatever its topics: `seeds` makes them again if Kafka forgets.
+            self.watched[target.key].commits = known.commits
+            self.watched[target.key].worked_at = known.worked_at
         self._wake.set()
 
     async def run(self) -> None:
@@ -181,6 +187,10 @@ class ClusterPoller:
             self._failed(Trouble(Reason.KAFKA_UNREACHABLE, "Kafka did not answer in time"))
         except ClusterError as error:
             self._failed(error.trouble)
+        except Exception as error:
+            # Whatever one cluster's answers or names lead to must not end the others' loops.
+            log.exception("a look at Kafka failed")
+            self._failed(Trouble(Reason.KAFKA_UNREACHABLE, repr(error)))
         else:
             self._failures = 0
 
@@ -195,6 +205,11 @@ class ClusterPoller:
         now = self._clock()
         for key in list(self.watched):
             self._report(key, Observation(now, trouble=trouble if alarming else None))
+
+    def _tell(self, watched: Watched, observation: Observation) -> None:
+        """Report, unless the binding has gone or changed its target since the tick began."""
+        if self.watched.get(watched.target.key) is watched:
+            self._report(watched.target.key, observation)
 
     def _backoff(self) -> float:
         return min(MAX_BACKOFF, 2.0 ** (self._failures - 1)) if self._failures else 0.0
@@ -226,7 +241,7 @@ class ClusterPoller:
             message = f"no leader answers for {len(partitions) - len(known)} partitions"
             trouble = watched.silence(Trouble(Reason.KAFKA_UNREACHABLE, message), now)
         if trouble is not None or not partitions or len(known) < len(partitions):
-            self._report(target.key, Observation(now, trouble=trouble))
+            self._tell(watched, Observation(now, trouble=trouble))
             return
         end = sum(known)
         try:
@@ -236,15 +251,15 @@ class ClusterPoller:
                 watched.fetched_at, watched.fetched_end = now, end
         except MovedError as error:
             trouble = watched.silence(error.trouble, now)
-            self._report(target.key, Observation(now, trouble=trouble))
+            self._tell(watched, Observation(now, trouble=trouble))
             return
         except ClusterError as error:
-            self._report(target.key, Observation(now, trouble=error.trouble))
+            self._tell(watched, Observation(now, trouble=error.trouble))
             return
         watched.silent_since = None
         observation = self._observation(watched, partitions, ends, end, now)
         watched.lag = observation.lag
-        self._report(target.key, observation)
+        self._tell(watched, observation)
 
     async def _fetch(
         self, watched: Watched, partitions: list[Partition], ends: dict[Partition, int]

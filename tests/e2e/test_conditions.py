@@ -206,9 +206,6 @@ async def test_a_template_with_a_syntax_error(
 async def test_a_value_that_only_the_api_server_can_judge(
     namespace: Namespace, new_topic: TopicFactory
 ) -> None:
-    worker = {
-        "affinity": {"nodeAffinity": {"colour": "red"}},
-        "resources": {"limits": {"cpu": "much"}},
-    }
+    worker = {"affinity": {"nodeAffinity": {"colour": "red"}}}
     namespace.apply(binding("refused", source={"topic": await new_topic()}, worker=worker))
     await namespace.has_condition("refused", "Ready", "False", "ApplyRefused")

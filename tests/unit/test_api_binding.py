@@ -35,6 +35,55 @@ def test_all_problems_are_listed_at_once() -> None:
     }
 
 
+def test_rules_are_checked_beside_wrong_fields() -> None:
+    with pytest.raises(InvalidBindingError) as error:
+        parse_binding(
+            manifest(
+                flow={"backend": "Langflow", "timeoutSeconds": -1},
+                retry={"maxAttempts": 0, "initialBackoffSeconds": 9, "maxBackoffSeconds": 1},
+                output={"topic": "in"},
+            )
+        )
+    assert {problem.path for problem in error.value.problems} == {
+        "spec.flow.timeoutSeconds",
+        "spec.flow.url",
+        "spec.retry.maxAttempts",
+        "spec.retry.initialBackoffSeconds",
+        "spec.output.topic",
+    }
+
+
+def test_messages_describe_values_without_showing_them() -> None:
+    secret = "s3cret"
+    with pytest.raises(InvalidBindingError) as error:
+        parse_binding(
+            manifest(
+                flow={"backend": "Langflow", "url": f"htp://user:{secret}@h"},
+                worker={"env": [{"name": "KEY", "value": 12345}]},
+            )
+        )
+    assert {problem.path for problem in error.value.problems} == {
+        "spec.flow.url",
+        "spec.worker.env[0].value",
+    }
+    assert secret not in str(error.value)
+    assert "12345" not in str(error.value)
+
+
+def test_a_null_in_tweaks_is_a_value() -> None:
+    tweaks = {"Node": {"field": None, "items": [None]}}
+    document = manifest()
+    document["spec"]["flow"]["tweaks"] = tweaks
+    binding = parse_binding(document)
+    assert binding.spec.flow.tweaks == tweaks
+    assert binding.document()["spec"]["flow"]["tweaks"] == tweaks
+
+
+def test_quantities_may_be_numbers() -> None:
+    binding = parse_binding(manifest(worker={"resources": {"limits": {"cpu": 1, "memory": "1Gi"}}}))
+    assert binding.spec.worker.resources.limits == {"cpu": "1", "memory": "1Gi"}
+
+
 @pytest.mark.parametrize(
     ("field", "spec"),
     [

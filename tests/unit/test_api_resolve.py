@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from flowbinding_api import InvalidBindingError, parse_binding
+from flowbinding_api import FlowBinding, InvalidBindingError, parse_binding
 from flowbinding_api.resolve import with_kafka_defaults, with_overrides
 from flowbinding_api.spec import Kafka, Tls
 from manifests import manifest
@@ -18,10 +20,13 @@ def test_kafka_defaults_fill_only_what_is_missing() -> None:
     assert with_kafka_defaults(own, defaults).spec.kafka == own.spec.kafka
 
 
+def overridden(document: dict[str, Any], environment: dict[str, str]) -> FlowBinding:
+    return parse_binding(with_overrides(document, environment))
+
+
 def test_the_environment_wins() -> None:
-    binding = parse_binding(manifest(output={"topic": "out"}))
-    changed = with_overrides(
-        binding,
+    changed = overridden(
+        manifest(output={"topic": "out"}),
         {
             "FLOWBINDING__FLOW__ID": "123",
             "FLOWBINDING__FLOW__TIMEOUT_SECONDS": "5",
@@ -40,9 +45,26 @@ def test_the_environment_wins() -> None:
 
 
 def test_an_absent_section_can_be_made() -> None:
-    changed = with_overrides(parse_binding(manifest()), {"FLOWBINDING__OUTPUT__TOPIC": "out"})
-    assert changed.spec.output is not None
-    assert changed.spec.output.topic == "out"
+    changed = overridden(manifest(), {"FLOWBINDING__OUTPUT__TOPIC": "out"}).spec
+    assert changed.output is not None
+    assert changed.output.topic == "out"
+
+
+def test_a_manifest_may_be_incomplete_without_the_environment() -> None:
+    incomplete = manifest(flow={"backend": "Langflow", "id": "f"})
+    changed = overridden(incomplete, {"FLOWBINDING__FLOW__URL": "http://langflow:7860"})
+    assert changed.spec.flow.url == "http://langflow:7860"
+
+
+def test_an_optional_field_can_be_taken_away() -> None:
+    environment = {"FLOWBINDING__SOURCE__TOPIC": "null", "FLOWBINDING__SOURCE__TOPICS": "[a, b]"}
+    assert overridden(manifest(), environment).spec.source.all_topics == ("a", "b")
+
+
+def test_the_given_manifest_is_left_alone() -> None:
+    given = manifest()
+    overridden(given, {"FLOWBINDING__PAUSED": "true"})
+    assert given == manifest()
 
 
 @pytest.mark.parametrize(
@@ -56,5 +78,5 @@ def test_an_absent_section_can_be_made() -> None:
 )
 def test_a_wrong_override_names_its_field(variable: str, value: str, path: str) -> None:
     with pytest.raises(InvalidBindingError) as error:
-        with_overrides(parse_binding(manifest()), {variable: value})
+        overridden(manifest(paused=False), {variable: value})
     assert [problem.path for problem in error.value.problems] == [path]

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from prometheus_client import generate_latest
 
 from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
@@ -214,21 +215,97 @@ async def test_a_dead_cluster_delays_nobody() -> None:
     await watcher.close()
 
 
-async def test_a_loop_that_dies_is_reported() -> None:
-    failures: list[BaseException] = []
-    link = FakeLink()
+async def test_what_one_cluster_leads_to_ends_no_loop() -> None:
+    seen: dict[str, Observation] = {}
+    link, good = FakeLink(), FakeLink()
+    good.topic("orders", 1)
+    links = iter((link, good))
 
     async def broken(_: object) -> object:
-        raise ZeroDivisionError
+        link.requests.append("layout")
+        raise UnicodeError("label empty or too long")
 
     link.layout = broken  # type: ignore[assignment,method-assign]
     watcher = LagWatcher(
-        lambda *_: None, Metrics(), seconds=0.01, failed=failures.append, connect=lambda _: link
+        seen.__setitem__, Metrics(), seconds=0.01, failed=_raise, connect=lambda _: next(links)
+    )
+    watcher.watch(Target("shop/typo", "g", ("orders",)), "a", {})
+    watcher.watch(TARGET, "b", {})
+    await asyncio.sleep(0.1)
+    trouble = seen["shop/typo"].trouble
+    assert trouble is not None
+    assert trouble.reason is Reason.KAFKA_UNREACHABLE
+    assert "label empty or too long" in trouble.message
+    # The next try waits, and the neighbour notices nothing.
+    assert link.requests == ["layout"]
+    assert seen[TARGET.key].lag == 0
+    await watcher.close()
+
+
+async def test_a_loop_that_dies_is_reported() -> None:
+    failures: list[BaseException] = []
+
+    def broken(_: str, __: Observation) -> None:
+        raise ZeroDivisionError
+
+    watcher = LagWatcher(
+        broken, Metrics(), seconds=0.01, failed=failures.append, connect=lambda _: FakeLink()
     )
     watcher.watch(TARGET, "a", {})
     await asyncio.sleep(0.05)
     assert isinstance(failures[0], ZeroDivisionError)
     await watcher.close()
+
+
+class Held(FakeLink):
+    """Kafka answers for the commits only when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def committed(self, group: str) -> dict[Partition, Commit]:
+        self.asked.set()
+        await self.go.wait()
+        return await super().committed(group)
+
+
+async def held(seen: dict[str, Observation]) -> tuple[Held, ClusterPoller, asyncio.Task[None]]:
+    """A tick that has asked about TARGET, and has no answer yet."""
+    link = Held()
+    link.topic("orders", 1, end=5)
+    link.topic("old", 1, end=5_000_000)
+    poller = ClusterPoller(link, seen.__setitem__, Metrics(), seconds=2, clock=lambda: 1000.0)
+    poller.watch(TARGET)
+    tick = asyncio.create_task(poller.tick())
+    await link.asked.wait()
+    return link, poller, tick
+
+
+async def test_a_tick_in_flight_says_nothing_of_a_binding_that_is_gone() -> None:
+    metrics = Metrics()
+    seen: dict[str, Observation] = {}
+    link, poller, tick = await held(seen)
+    poller._report = lambda key, observation: metrics.observed(key, observation, 1.0)
+    poller.watched.pop(TARGET.key)
+    metrics.forget(TARGET.key)
+    link.go.set()
+    await tick
+    assert b'name="risk"' not in generate_latest(metrics.registry)
+
+
+@pytest.mark.parametrize(
+    "changed", [replace(TARGET, topics=("orders", "old")), replace(TARGET, group="other")]
+)
+async def test_a_tick_in_flight_says_nothing_of_a_target_that_has_changed(changed: Target) -> None:
+    seen: dict[str, Observation] = {}
+    link, poller, tick = await held(seen)
+    poller.watch(changed)
+    link.go.set()
+    await tick
+    assert seen == {}
+    await poller.tick()
+    assert seen[TARGET.key].by_topic.keys() == set(changed.topics)
 
 
 def _raise(error: BaseException) -> None:

@@ -72,6 +72,32 @@ def test_what_may_be_secret_is_masked(tmp_path: Path) -> None:
     assert shown["spec"]["flow"]["tweaks"]["Model-1"]["temperature"] == 0.2
 
 
+@pytest.mark.parametrize(
+    "tweaks",
+    [
+        {"ApiRequest-1": {"headers": [{"key": "Authorization", "value": "Bearer hunter2"}]}},
+        {"Model-1": {"api_keys": ["hunter2"]}},
+        {"Model-1": {"password": {"value": "hunter2"}}},
+        {"Model-1": {"bearer": "hunter2"}},
+        {"Model-1": {"url": "http://h/x?x-api-key=hunter2"}},
+    ],
+)
+def test_secrets_in_tweaks_are_masked(tmp_path: Path, tweaks: dict[str, Any]) -> None:
+    shown = masked(read_manifest(write(tmp_path, flow={"backend": "Echo", "tweaks": tweaks}), {}))
+    assert "hunter2" not in str(shown)
+
+
+def test_missing_brokers_are_named_beside_other_problems(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text(yaml.safe_dump(manifest(concurrency={"perReplica": 0})))
+    with pytest.raises(InvalidBindingError) as error:
+        read_manifest(str(path), {})
+    assert {problem.path for problem in error.value.problems} == {
+        "spec.concurrency.perReplica",
+        "spec.kafka.bootstrapServers",
+    }
+
+
 def test_problems_go_to_standard_error_one_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowbinding_api import FlowBinding, InvalidBindingError, Problem, load_binding
+from flowbinding_api import FlowBinding, InvalidBindingError, Problem, parse_binding, read_document
 from flowbinding_api.resolve import with_overrides
 
 STDIN = "-"
 
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_SECRET_NAME = re.compile(r"password|passwd|secret|token|api[-_]?key|authorization", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=\?)[^\s#]+(?=#|\s|$)")
+_SECRET_NAME = re.compile(
+    r"password|passwd|secret|token|api[-_]?key|authorization|bearer|credential|cookie|private[-_]?key",
+    re.IGNORECASE,
+)
+_ONLY_NAMES = ("Ref", "Header", "imagePullSecrets")
+"""Fields that name Secrets or headers and hold none."""
 MASK = "***"
 
 
@@ -28,10 +34,17 @@ def read_manifest(file: str | None, environment: Mapping[str, str]) -> FlowBindi
     Raises:
         InvalidBindingError: Naming everything that is wrong, an unreadable file included.
     """
-    binding = with_overrides(load_binding(_text(file)), environment)
-    if binding.spec.kafka.bootstrap_servers is None:
-        raise InvalidBindingError([Problem("spec.kafka.bootstrapServers", "required by a worker")])
-    return binding
+    document = with_overrides(read_document(_text(file)), environment)
+    problems = []
+    try:
+        binding = parse_binding(document)
+        if binding.spec.kafka.bootstrap_servers is not None:
+            return binding
+    except InvalidBindingError as error:
+        problems = error.problems
+    if not _has_brokers(document):
+        problems.append(Problem("spec.kafka.bootstrapServers", "required by a worker"))
+    raise InvalidBindingError(problems)
 
 
 def masked(binding: FlowBinding) -> dict[str, Any]:
@@ -50,20 +63,27 @@ def _text(file: str | None) -> str:
         raise InvalidBindingError([Problem("--file", f"cannot read {file}: {what}")]) from None
 
 
+def _has_brokers(document: Any) -> bool:
+    try:
+        return document["spec"]["kafka"]["bootstrapServers"] is not None
+    except (KeyError, TypeError):
+        return False
+
+
 def _mask(value: Any) -> Any:
     if isinstance(value, dict):
-        named = value.get("name")
-        if "value" in value and isinstance(named, str):
-            # An environment variable of the Pod: literal values are nobody's business.
+        if "value" in value and {"name", "key"} & value.keys():
+            # A variable of the Pod, or a header in a tweak: literal values are nobody's business.
             return {**value, "value": MASK}
         return {key: _mask_field(key, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_mask(item) for item in value]
-    return _USERINFO.sub(MASK, value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _QUERY.sub(MASK, _USERINFO.sub(MASK, value))
+    return value
 
 
 def _mask_field(name: str, value: Any) -> Any:
-    # apiKeySecretRef and apiKeyHeader are names, not secrets.
-    if isinstance(value, str) and _SECRET_NAME.search(name) and not name.endswith("Header"):
+    if _SECRET_NAME.search(name) and not name.endswith(_ONLY_NAMES):
         return MASK
     return _mask(value)

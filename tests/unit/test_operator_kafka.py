@@ -1,0 +1,79 @@
+"""The operator's Kafka client, as far as it needs no broker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import BootstrapServers
+from flowbinding_operator.kafka import ClusterError, KafkaLink
+
+
+@pytest.mark.parametrize("host", ["kafka..svc", "k" * 64 + ".svc"])
+async def test_a_name_that_cannot_be_resolved_is_trouble_of_its_cluster(host: str) -> None:
+    link = KafkaLink({"bootstrap_servers": f"{host}:9092"})
+    with pytest.raises(ClusterError, match="no address") as caught:
+        await link.layout(["orders"])
+    assert caught.value.reason == Reason.KAFKA_UNREACHABLE
+
+
+async def test_so_is_one_that_a_broker_advertises() -> None:
+    link = KafkaLink({"bootstrap_servers": "kafka:9092"})
+    link._brokers = {1: ("kafka..svc", 9092), 2: ("127.0.0.1", 70000)}
+    for node in link._brokers:
+        with pytest.raises(ClusterError, match="no address"):
+            await link._send(node, None)
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["a:1", "kafka-0.kafka.svc.:9092", "10.0.0.1:65535,[2001:db8::1]:9092", "k" * 63 + ".svc:1"],
+)
+def test_what_names_brokers(servers: str) -> None:
+    assert TypeAdapter(BootstrapServers).validate_python(servers) == servers
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["a", "a:0", "a:65536", "a..b:1", ".a:1", "k" * 64 + ":1", "::1:9092", "a:1,", "a:1, b:1"],
+)
+def test_what_does_not(servers: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(BootstrapServers).validate_python(servers)
+
+
+class SlowLink(KafkaLink):
+    """Brokers drop packets: every connect takes five seconds of a clock set by hand, and fails."""
+
+    def __init__(self) -> None:
+        self.now, self.connects = 1000.0, 0
+        super().__init__({"bootstrap_servers": "kafka:9092"}, lambda: self.now)
+        self._brokers = {1: ("kafka-1", 9092), 2: ("kafka-2", 9092)}
+
+    async def _connect(self, host: str, port: int) -> Any:
+        self.connects += 1
+        await asyncio.sleep(0)
+        self.now += 5
+        raise ClusterError(f"{host} does not answer")
+
+
+async def test_one_black_hole_costs_one_connect_however_many_wait_for_it() -> None:
+    link = SlowLink()
+    answers = await asyncio.gather(*(link._send(1, None) for _ in range(20)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["kafka-1 does not answer"] * 20
+    assert (link.connects, link.now) == (1, 1005)
+    link.now += 4
+    with pytest.raises(ClusterError):
+        await link._send(1, None)
+    assert link.connects == 1
+    # Another broker is another matter, and after a while the first one gets another chance.
+    with pytest.raises(ClusterError, match="kafka-2"):
+        await link._send(2, None)
+    assert link.connects == 2
+    with pytest.raises(ClusterError):
+        await link._send(1, None)
+    assert link.connects == 3
