@@ -146,7 +146,9 @@ class WorkerProcess:
 
     async def highest_done(self) -> int:
         """One past the highest message that the commits call done."""
-        return max(decode(o, text).progress.hi_done for o, text in await self._commits())
+        done = (decode(o, text).progress.hi_done for o, text in await self._commits())
+        # Without a commit nothing is told yet.
+        return max(done, default=0)
 
     async def reason(self) -> str:
         """What keeps it from working, as the operator reads it."""
