@@ -89,7 +89,7 @@ class Autoscaler:
         )
         track.history.observe(sample)
         decision = track.decide()
-        track.history.remember(decision)
+        track.history.remember(decision, track.spec.scaling.behavior)
         if observation.blank:
             # Kafka has missed one answer. That stops scaling, and is no news yet.
             return

@@ -3,14 +3,16 @@
 No clock and no I/O: time is whatever the samples say, so that the operator, a simulator and
 property tests run the same code. `History` is filled by its owner, once a poll:
 
-    history.observe(sample);  decision = decide(history, spec);  history.remember(decision)
+    history.observe(sample);  decision = decide(history, spec)
+    history.remember(decision, spec.scaling.behavior)
 
 The policy, with P partitions, a service time of S seconds and C slots, so that one worker does
 mu = C / S messages a second:
 
 - Demand D, in messages a second, is the larger of what arrives, with headroom, and what arrives
   plus what it takes to work off the backlog within targetLagSeconds. The larger, not the sum:
-  headroom drains a backlog already.
+  headroom drains a backlog already. What is in flight is no backlog: of what arrives, the last S
+  seconds are (Little's law), see docs/decisions/0008-work-in-flight-is-no-backlog.md.
 - Kafka gives whole partitions to workers, so the busiest worker holds ceil(P / N) of them and N is
   useful only if it lowers that number. `_level` picks the smallest such N.
 - Up at once and in one step; down to the highest need within a window; to zero after some quiet.
@@ -23,9 +25,10 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from flowbinding_api.reasons import Reason
-from flowbinding_api.scaling import Scaling, ScalingMode
+from flowbinding_api.scaling import Behavior, Scaling, ScalingMode
 from flowbinding_api.spec import FlowBindingSpec, Ordering
 
 FAST_SECONDS = 30.0
@@ -35,7 +38,7 @@ UTILIZATION = 0.90
 DOWN_MARGIN = 0.03
 """Scale-down plans with that much less, so that noise does not move a count up and down."""
 NORMAL_LAG_SECONDS = 10.0
-"""Messages of so many seconds are normally in flight and no backlog."""
+"""Messages of so many seconds are normally in flight and no backlog; of more if a run takes more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,49 @@ class Decision:
 
 
 @dataclass(slots=True)
+class Highest:
+    """The highest of the numbers of a sliding window of time, whatever its length, in little space.
+
+    A number is dropped when a later one is at least as high: it can never be the highest again. So
+    what is kept falls from front to back, and there is no more of it than there are numbers.
+
+    Attributes:
+        since: From when on every number is known; None before the first.
+        falling: (time, number), oldest first.
+    """
+
+    since: float | None = None
+    falling: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, time: float, number: int, window: float) -> None:
+        """Add the newest number, and forget what is older than `window` seconds."""
+        if window <= 0:
+            self.clear()
+            return
+        start = time - window
+        # A window that grows has to wait until it is known in full.
+        self.since = time if self.since is None else max(self.since, start)
+        while self.falling and self.falling[-1][1] <= number:
+            self.falling.pop()
+        while self.falling and self.falling[0][0] < start:
+            self.falling.popleft()
+        self.falling.append((time, number))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.since = None
+        self.falling.clear()
+
+    def of(self, newest: int, now: float, window: float) -> int | None:
+        """The highest of the last `window` seconds and `newest`; None if they are not all known."""
+        start = now - window
+        if window > 0 and (self.since is None or self.since > start):
+            return None
+        within = (number for time, number in self.falling if time >= start)
+        return newest if window <= 0 else max(newest, next(within, newest))
+
+
+@dataclass(slots=True)
 class History:
     """What was seen and wanted so far, no older than the windows that are looked at.
 
@@ -89,14 +135,16 @@ class History:
         replicas: What is set to run now; None while unknown.
         seconds_per_message: The last measurement, which outlives the workers that made it.
         quiet_since: Since when the lag has been 0 with no arrivals; None otherwise.
-        needs: (time, wanted, floor) of past decisions.
+        ups: `wanted` of past decisions, negated: the lowest of them counts.
+        downs: `floor` of past decisions.
     """
 
     replicas: int | None = None
     seconds_per_message: float | None = None
     quiet_since: float | None = None
     samples: deque[Sample] = field(default_factory=deque)
-    needs: deque[tuple[float, int, int]] = field(default_factory=deque)
+    ups: Highest = field(default_factory=Highest)
+    downs: Highest = field(default_factory=Highest)
 
     @property
     def last(self) -> Sample | None:
@@ -113,16 +161,33 @@ class History:
             self.samples.popleft()
         if sample.lag is None:
             # A window with a hole proves nothing about what was needed in it.
-            self.needs.clear()
+            self.ups.clear()
+            self.downs.clear()
 
-    def remember(self, decision: Decision, window: float = 3600.0) -> None:
-        """Add what a decision wanted, for later stabilisation over at most `window` seconds."""
+    def remember(self, decision: Decision, behavior: Behavior) -> None:
+        """Add what a decision wanted, for later stabilisation over the windows of `behavior`."""
         if self.last is None or decision.wanted is None or decision.floor is None:
             return
         now = self.last.time
-        self.needs.append((now, decision.wanted, decision.floor))
-        while len(self.needs) > 1 and self.needs[1][0] <= now - window:
-            self.needs.popleft()
+        self.ups.add(now, -decision.wanted, behavior.scale_up.stabilization_window_seconds)
+        self.downs.add(now, decision.floor, behavior.scale_down.stabilization_window_seconds)
+
+    def restart(self) -> None:
+        """Forget what was seen and wanted: it was of other topics. What is set goes on."""
+        self.samples.clear()
+        self.quiet_since = None
+        self.ups.clear()
+        self.downs.clear()
+
+    def watched_for(self) -> float:
+        """Seconds since when arrivals have been seen without a hole."""
+        first = last = None
+        for sample in reversed(self.samples):
+            if sample.end is None:
+                break
+            first = sample.time
+            last = sample.time if last is None else last
+        return 0.0 if first is None or last is None else last - first
 
     def _follow_quiet(self, sample: Sample) -> None:
         if sample.lag != 0:
@@ -163,8 +228,10 @@ def _needs(
     )
     # Without lag, a sleeping binding stays asleep: whatever arrived is done, or was never its own.
     asleep = lag == 0 and (quiet or history.replicas == 0)
-    up, reason = (0, Reason.IDLE) if asleep else _unbounded(lag, arrivals, rate, partitions, spec)
-    down = 0 if asleep else _unbounded(lag, arrivals, rate, partitions, spec, DOWN_MARGIN)[0]
+    up, reason, down = 0, Reason.IDLE, 0
+    if not asleep:
+        up, reason = _unbounded(lag, arrivals, seconds, partitions, spec)
+        down, _ = _unbounded(lag, arrivals, seconds, partitions, spec, DOWN_MARGIN)
     limited = _limit(up, arrivals, seconds, partitions, spec)
     lowest = min(spec.scaling.min_replicas, highest)
     if up < lowest:
@@ -189,7 +256,7 @@ def _needs(
 def _unbounded(
     lag: int,
     arrivals: float,
-    rate: float,
+    seconds: float,
     partitions: int,
     spec: FlowBindingSpec,
     margin: float = 0.0,
@@ -198,9 +265,11 @@ def _unbounded(
     threshold = spec.scaling.lag_threshold
     if threshold is not None:
         return max(1, math.ceil(lag / threshold)), Reason.BACKLOG if lag else Reason.ARRIVALS
-    excess = max(0.0, lag - arrivals * NORMAL_LAG_SECONDS)
+    rate = spec.concurrency.per_replica / seconds
+    excess = max(0.0, lag - arrivals * max(NORMAL_LAG_SECONDS, seconds))
     steady = arrivals / (UTILIZATION - margin)
-    catch_up = arrivals + excess / spec.scaling.target_lag_seconds
+    # However many workers there are, the last message is done no sooner than a run takes.
+    catch_up = arrivals + excess / max(spec.scaling.target_lag_seconds, seconds)
     demand = max(steady, catch_up)
     if spec.concurrency.ordering is Ordering.PARTITION:
         # One message of a partition at a time: no count of workers is faster than that.
@@ -244,31 +313,23 @@ def _damp(history: History, scaling: Scaling, need: Decision) -> Decision:
     now = sample.time
     if need.wanted > current:
         window = scaling.behavior.scale_up.stabilization_window_seconds
-        ups = _within(((t, up) for t, up, _ in history.needs), now, window)
+        lowest = history.ups.of(-need.wanted, now, window)
         # Not wanted for long enough: wait.
-        target = current if ups is None else max(current, min([need.wanted, *ups]))
+        target = current if lowest is None else max(current, -lowest)
     elif need.reason is Reason.IDLE:
         # The time of quiet has been the patience.
         target = need.floor
+    elif need.floor < current and history.watched_for() < FAST_SECONDS:
+        # `_rate` takes what arrived in a shorter time for less than it was.
+        target = current
     else:
         window = scaling.behavior.scale_down.stabilization_window_seconds
-        downs = _within(((t, down) for t, _, down in history.needs), now, window)
-        target = current if downs is None else min(current, max([need.floor, *downs]))
+        highest = history.downs.of(need.floor, now, window)
+        target = current if highest is None else min(current, highest)
     # Workers beyond the bounds have nothing to do, so this needs no patience.
     target = min(target, scaling.max_replicas, need.partitions or target)
     kept = target == current != need.wanted
     return replace(need, replicas=target, reason=Reason.STABILIZING if kept else need.reason)
-
-
-def _within(needs: Iterable[tuple[float, int]], now: float, window: float) -> list[int] | None:
-    """The needs of the last `window` seconds; None when they do not reach back that far."""
-    if window <= 0:
-        return []
-    known = list(needs)
-    start = now - window
-    if not known or known[0][0] > start:
-        return None
-    return [need for time, need in known if time >= start]
 
 
 def arrival_rate(samples: Iterable[Sample]) -> float:
@@ -285,8 +346,9 @@ def arrival_rate(samples: Iterable[Sample]) -> float:
 def _rate(ends: list[tuple[float, int]], window: float) -> float:
     if not ends:
         return 0.0
-    now, newest = ends[-1]
-    start, oldest = next(((t, end) for t, end in ends if t >= now - window), ends[-1])
-    # A topic that was made anew starts at 0 again. A short past must not make a burst look like a
-    # high rate, so the divisor is at least the short window.
-    return max(0, newest - oldest) / max(now - start, FAST_SECONDS)
+    now = ends[-1][0]
+    recent = [(time, end) for time, end in ends if time >= now - window]
+    # A topic that was made anew starts at 0 again: that step says nothing. A short past must not
+    # make a burst look like a high rate, so the divisor is at least the short window.
+    arrived = sum(max(0, end - before) for (_, before), (_, end) in pairwise(recent))
+    return arrived / max(now - recent[0][0], FAST_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -174,3 +175,49 @@ def test_some_ready_workers_make_it_degraded_and_not_unavailable() -> None:
     seen = made(replace(GOOD, workers=observe(deployment(2, ready=1), [crashed])))
     assert condition(seen, "WorkersAvailable")[:2] == ("True", "WorkersReady")
     assert condition(seen, "Degraded")[:2] == ("True", "WorkersCrashing")
+
+
+def unready(age: float, *, unready_for: float | None = None, **status: Any) -> dict[str, Any]:
+    """A Pod made `age` seconds before 10 000, as the kubelet reports it."""
+    conditions = []
+    if unready_for is not None:
+        conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": at(unready_for)}]
+    metadata = {"name": "p", "creationTimestamp": at(age)}
+    return {"metadata": metadata, "status": {"conditions": conditions, **status}}
+
+
+def at(seconds_ago: float) -> str:
+    return datetime.fromtimestamp(10_000 - seconds_ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+CREATING = {"ready": False, "state": {"waiting": {"reason": "ContainerCreating"}}}
+RUNNING = {"ready": False, "state": {"running": {}}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "told"),
+    [
+        ([unready(241, containerStatuses=[RUNNING])], True),
+        ([unready(241, containerStatuses=[CREATING])], True),
+        ([unready(239, containerStatuses=[RUNNING])], False),
+        # Ready for a day, and not since a minute: that may be a rebalance.
+        ([unready(86_400, unready_for=60, containerStatuses=[RUNNING])], False),
+        ([unready(86_400, unready_for=300, containerStatuses=[RUNNING])], True),
+        ([unready(500, containerStatuses=[{"ready": True, "state": {"running": {}}}])], False),
+        # Evicted, and kept by Kubernetes for people to look at.
+        ([unready(500, phase="Failed")], False),
+        ([pod(**RUNNING)], False),
+    ],
+)
+def test_how_long_workers_may_take_to_start(pods: list[dict[str, Any]], told: bool) -> None:
+    seen = observe(deployment(1), pods, now=10_000)
+    assert (seen.trouble is Reason.WORKERS_UNAVAILABLE) is told
+    assert ("4 min" in seen.message) is told
+
+
+def test_what_else_a_pod_suffers_from_says_more_than_its_age() -> None:
+    waiting = {"reason": "ErrImagePull", "message": "not found"}
+    slow = unready(500, containerStatuses=[RUNNING])
+    broken = unready(500, containerStatuses=[{"ready": False, "state": {"waiting": waiting}}])
+    seen = observe(deployment(2), [slow, broken], now=10_000)
+    assert seen.trouble is Reason.IMAGE_UNAVAILABLE

@@ -49,7 +49,7 @@ class World:
             )
         )
         decision = decide(self.history, self.spec)
-        self.history.remember(decision)
+        self.history.remember(decision, self.spec.scaling.behavior)
         self.history.replicas = decision.replicas
         return decision
 
