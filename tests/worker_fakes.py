@@ -7,11 +7,14 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from flowbinding_api import FlowBinding, parse_binding
+from flowbinding_api.offsets import Figures, decode
 from flowbinding_worker.assembly import compose
+from flowbinding_worker.circuit import Call
 from flowbinding_worker.engine import Engine, Stop
+from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import (
     Batch,
     Headers,
@@ -22,8 +25,19 @@ from flowbinding_worker.kafka_port import (
 )
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.payload import Payload
-from flowbinding_worker.ports import FlowRequest, FlowResult, Partition, Record
+from flowbinding_worker.ports import (
+    Failure,
+    FlowRequest,
+    FlowResult,
+    Partition,
+    ProcessingError,
+    Record,
+    Stage,
+)
+from flowbinding_worker.processing import Outcome, Processor
 from manifests import manifest, merge
+
+P0, P1 = Partition("in", 0), Partition("in", 1)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -44,6 +58,20 @@ class FakeBroker:
     produced: list[tuple[str, bytes | None, bytes | None, dict[str, bytes | None]]] = field(
         default_factory=list
     )
+    finished: set[Record] = field(default_factory=set)
+    """Messages that were answered, filtered or made dead letters, whoever committed them."""
+    lost: list[str] = field(default_factory=list)
+    """Commits that passed a message which was not finished; a test fails at its end for them."""
+
+    def check(self, positions: Mapping[Partition, Position]) -> None:
+        """Note what these commits would lose."""
+        for partition, position in positions.items():
+            before = self.commits.get(partition)
+            least = before.offset if before else 0
+            for record in self.logs[partition]:
+                passed = least <= record.offset < position.offset
+                if passed and record not in self.finished:
+                    self.lost.append(f"{partition}: {position.offset} passes {record.offset}")
 
     def produce(
         self, messages: Iterable[tuple[bytes | None, bytes | None]], number: int = 0
@@ -124,6 +152,7 @@ class FakeConsumer:
             await asyncio.Event().wait()
         if self.refusal is not None:
             raise self.refusal
+        self.broker.check(positions)
         self.broker.commits.update(positions)
         self.broker.history.append(dict(positions))
 
@@ -208,6 +237,24 @@ class FakeFlow:
         self.closed = True
 
 
+class Watched:
+    """A processor that notes which messages are finished, apart from the worker's own books."""
+
+    def __init__(self, inner: Processor, finished: set[Record]) -> None:
+        self._inner = inner
+        self._finished = finished
+
+    async def attempt(self, job: Job, call: Call) -> Outcome:
+        outcome = await self._inner.attempt(job, call)
+        self._finished.add(job.record)
+        return outcome
+
+    async def bury(self, job: Job, error: ProcessingError) -> Outcome:
+        outcome = await self._inner.bury(job, error)
+        self._finished.add(job.record)
+        return outcome
+
+
 class Worker:
     """An engine on fakes, run as a task."""
 
@@ -234,6 +281,8 @@ class Worker:
             consumer=self.consumer,
             producer=self.producer,
         )
+        work = self.engine._parts.work
+        work._processor = cast(Processor, Watched(work._processor, self.broker.finished))
         self.task = asyncio.create_task(self.engine.run())
         return self
 
@@ -279,3 +328,38 @@ def binding(spec: Mapping[str, Any] | None = None) -> FlowBinding:
         "retry": {"initialBackoffSeconds": 0.01, "maxBackoffSeconds": 0.02, "maxAttempts": 3},
     }
     return parse_binding(merge(manifest(**base), {"spec": spec or {}}))
+
+
+def texts(*numbers: int, key: bytes | None = None) -> list[tuple[bytes | None, bytes | None]]:
+    return [(key, f"m{n}".encode()) for n in numbers]
+
+
+def refuse(failure: Failure, status: int | None = None, *, ran: bool = False) -> ProcessingError:
+    return ProcessingError(
+        "the flow says no",
+        failure=failure,
+        stage=Stage.CALL,
+        reason="FlowUnauthorized" if failure is Failure.CONFIGURATION else "FlowFailing",
+        status=status,
+        ran=ran,
+        response="because",
+    )
+
+
+class Gate:
+    """Lets chosen inputs wait until they are released."""
+
+    def __init__(self, *waiting: str) -> None:
+        self.events = {text: asyncio.Event() for text in waiting}
+
+    async def __call__(self, request: FlowRequest) -> str:
+        if request.input in self.events:
+            await self.events[request.input].wait()
+        return request.input
+
+
+def figures(broker: FakeBroker, partition: Partition = P0) -> Figures:
+    position = broker.commits[partition]
+    found = decode(position.offset, position.metadata).figures
+    assert found is not None
+    return found

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     SECRET_MISSING = "SecretMissing"  # noqa: S105
     CONFIG_MAP_MISSING = "ConfigMapMissing"
     APPLY_REFUSED = "ApplyRefused"
+    KUBERNETES_FORBIDDEN = "KubernetesForbidden"
 
     # TopicAvailable
     TOPIC_FOUND = "TopicFound"

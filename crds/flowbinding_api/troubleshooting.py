@@ -31,7 +31,7 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     Reason.INVALID_SPEC: (
         "Ready=False",
         "The manifest passed the API server but breaks a rule that only the operator checks, "
-        "such as a template's syntax.",
+        "such as a template's syntax. Workers run on as before; only spec.paused still counts.",
         "Repair the field that the message names.",
     ),
     Reason.SECRET_MISSING: (
@@ -46,9 +46,17 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.APPLY_REFUSED: (
         "Ready=False",
-        "The API server refused the ConfigMap or the Deployment of the workers.",
+        "The API server refused the ConfigMap or the Deployment of the workers, or an object of "
+        "that name (NAME-worker) belongs to somebody else and is left alone.",
         "The message holds the server's words; mostly a wrong value in spec.worker, a quota or a "
-        "policy.",
+        "policy. If the name is taken, rename the binding or the other object.",
+    ),
+    Reason.KUBERNETES_FORBIDDEN: (
+        "Ready=False",
+        "The API server does not let the operator read a Secret or a ConfigMap that the spec "
+        "refers to. Workers that run go on.",
+        "The message holds the server's words; mostly the operator lacks a role in the binding's "
+        "namespace. It is read again within seconds.",
     ),
     Reason.TOPIC_FOUND: ("TopicAvailable=True", "All source topics exist.", ""),
     Reason.TOPIC_MISSING: (
@@ -122,11 +130,16 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.WORKERS_READY: ("WorkersAvailable=True", "All wanted workers are ready.", ""),
     Reason.SCALED_TO_ZERO: ("WorkersAvailable=True", "No workers are wanted.", ""),
-    Reason.WORKERS_STARTING: ("WorkersAvailable=False", "Workers are starting.", "Wait."),
+    Reason.WORKERS_STARTING: (
+        "WorkersAvailable=False",
+        "Workers are starting.",
+        "Wait; after some minutes it becomes WorkersUnavailable.",
+    ),
     Reason.WORKERS_UNAVAILABLE: (
         "WorkersAvailable=False",
         "Worker Pods do not become ready.",
-        "`kubectl describe pod` of a worker; mostly too few resources or a missing volume.",
+        "`kubectl describe pod` of a worker, and its log; mostly too few resources, a missing "
+        "volume, or a worker that cannot join its consumer group.",
     ),
     Reason.WORKERS_CRASHING: (
         "WorkersAvailable=False",
@@ -166,8 +179,10 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.PARTITION_LIMIT: (
         "ScalingLimited=True",
-        "A consumer group cannot use more workers than there are partitions.",
-        "Raise spec.concurrency.perReplica, or add partitions.",
+        "A consumer group cannot use more workers than there are partitions; with "
+        "spec.concurrency.ordering Partition, nor more runs at a time.",
+        "Add partitions. With ordering Key or None, raising spec.concurrency.perReplica helps too; "
+        "with Partition, ordering Key does.",
     ),
     Reason.STABILIZING: (
         "status.reason",

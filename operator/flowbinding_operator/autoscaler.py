@@ -16,13 +16,23 @@ from flowbinding_operator.status import LAG_AGE_SECONDS, lag_moved
 
 TELL_SECONDS = 5.0
 """How often the same meaning is worth a reconcile."""
+WRITE_SECONDS = 1.0
+"""So much later than its observation a status may be written: asked for too soon, a reconcile would
+find that the last write is too young, and the next one comes only after TELL_SECONDS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What there was to tell at one time."""
+    """What there was to tell at one time.
+
+    Attributes:
+        meaning: What is told at once when it changes.
+        mood: What is told when it has changed and nothing else was told for a while.
+        time: Of the observation, on the poller's clock.
+    """
 
     meaning: tuple[object, ...]
+    mood: tuple[object, ...]
     lag: int | None
     time: float
 
@@ -42,6 +52,19 @@ class Track:
     observation: Observation | None = None
     told: Stamp | None = None
     written: Stamp | None = None
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What offsets are of: numbers of another cluster, group or topics mean nothing here."""
+        source = self.spec.source
+        return (source.all_topics, source.consumer_group, self.spec.kafka)
+
+    def follow(self, spec: FlowBindingSpec) -> None:
+        """Take in what the user wants now."""
+        before, self.spec = self.source, spec
+        if self.source != before:
+            self.observation = self.told = self.written = None
+            self.history.restart()
 
     def decide(self) -> Decision:
         """Decide anew from the history as it is."""
@@ -67,7 +90,7 @@ class Autoscaler:
         track = self._tracks.get(key)
         if track is None:
             track = self._tracks[key] = Track(spec, start())
-        track.spec = spec
+        track.follow(spec)
         return track
 
     def forget(self, key: str) -> None:
@@ -107,14 +130,18 @@ class Autoscaler:
         written = track.written
         if written is None or stamp.meaning != written.meaning:
             return True
-        elapsed = stamp.time - written.time
-        ages = bool(observation.lag) and elapsed >= LAG_AGE_SECONDS
-        return ages or lag_moved(written.lag, observation.lag, elapsed)
+        elapsed = stamp.time - written.time - WRITE_SECONDS
+        restless = bool(observation.lag) or stamp.mood != written.mood
+        if restless and elapsed >= LAG_AGE_SECONDS:
+            return True
+        # Asked at every poll, so this also brings what was not worth a write when it happened.
+        return lag_moved(written.lag, observation.lag, elapsed)
 
 
 def stamp_of(observation: Observation, decision: Decision) -> Stamp:
     """What there is to tell."""
-    return Stamp(_meaning(observation, decision), observation.lag, observation.time)
+    mood = (decision.reason, bool(decision.arrival_rate))
+    return Stamp(_meaning(observation, decision), mood, observation.lag, observation.time)
 
 
 def _fresh(stamp: Stamp, told: Stamp | None) -> bool:
@@ -128,12 +155,9 @@ def _meaning(observation: Observation, decision: Decision) -> tuple[object, ...]
     return (
         trouble,
         observation.lag is None,
-        observation.lag == 0,
         observation.partitions,
         decision.replicas,
-        decision.reason,
         decision.limited,
-        bool(decision.arrival_rate),
         observation.summary.reason,
         observation.summary.message,
         observation.summary.answered,

@@ -19,9 +19,14 @@ from flowbinding_operator.desired import Manifest, content_hash
 from flowbinding_operator.kube import AUTOSCALER, Kube
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.store import Cache, key_of
+from flowbinding_operator.workers import observe
 
-CONFIG_CHECK_SECONDS = 300.0
-"""How often the ConfigMap is compared; it is not watched."""
+CONFIG_CHECK_SECONDS = 240.0
+"""How often the ConfigMap is compared; it is not watched. Less than between two resyncs, so that
+each of them does."""
+CONFIG_WAIT_SECONDS = 4.0
+"""The same while workers are not ready: perhaps they wait for it. Less than between two looks at
+them, so that each of those does."""
 
 # Written by the Deployment controller, and no drift.
 FOREIGN_ANNOTATIONS = ("deployment.kubernetes.io/revision",)
@@ -72,13 +77,20 @@ class Children:
         """Drop what is remembered of a binding."""
         self._applied.pop(key, None)
 
-    async def deployment(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The Deployment as it is."""
+    async def deployment(self, namespace: str, name: str, uid: str) -> Mapping[str, Any] | None:
+        """The Deployment of the binding with that uid, as it is.
+
+        Raises:
+            ForeignError: When the Deployment of that name is not the binding's.
+            KubeError: When the API server refuses.
+        """
         key = f"{namespace}/{name}"
         known = self._deployments.get(key)
         if known is None:
             # Perhaps the watch has not come to it yet, or it is not labelled as ours.
             known = await self._kube.get("Deployment", namespace, name)
+        if known is not None:
+            _check_owner(known, "Deployment", name, uid)
         return known
 
     async def apply(
@@ -91,12 +103,15 @@ class Children:
             KubeError: When the API server refuses.
         """
         applied = self._applied.setdefault(key, Applied())
-        await self._apply_config(applied, config)
+        workers = observe(live)
+        waiting = workers.ready < workers.desired
+        believed = CONFIG_WAIT_SECONDS if waiting else CONFIG_CHECK_SECONDS
+        await self._apply_config(applied, config, believed)
         if live is None:
             # The new one may equal the one that somebody has deleted.
             applied.deployment = ""
             live = await self._write(_with_replicas(deployment), AUTOSCALER)
-        _check_owner(live, deployment)
+        _check_manifest_owner(live, deployment)
         wanted = content_hash(deployment)
         if (applied.deployment, applied.live) != (wanted, projection(live)):
             live = await self._write(deployment)
@@ -122,14 +137,14 @@ class Children:
         self._deployments.put(key_of(result), result)
         return result
 
-    async def _apply_config(self, applied: Applied, config: Manifest) -> None:
+    async def _apply_config(self, applied: Applied, config: Manifest, believed: float) -> None:
         wanted, now = content_hash(config), self._clock()
-        if applied.config == wanted and now - applied.config_at < CONFIG_CHECK_SECONDS:
+        if applied.config == wanted and now - applied.config_at < believed:
             return
         metadata = config["metadata"]
         live = await self._kube.get("ConfigMap", metadata["namespace"], metadata["name"])
         if live is not None:
-            _check_owner(live, config)
+            _check_manifest_owner(live, config)
         if live is None or not _covers(live, config):
             await self._write(config)
         applied.config, applied.config_at = wanted, now
@@ -155,11 +170,15 @@ def projection(live: Mapping[str, Any]) -> str:
     )
 
 
-def _check_owner(live: Mapping[str, Any], manifest: Manifest) -> None:
-    wanted = manifest["metadata"]["ownerReferences"][0]["uid"]
+def _check_manifest_owner(live: Mapping[str, Any], manifest: Manifest) -> None:
+    metadata = manifest["metadata"]
+    uid = metadata["ownerReferences"][0]["uid"]
+    _check_owner(live, manifest["kind"], metadata["name"], uid)
+
+
+def _check_owner(live: Mapping[str, Any], kind: str, name: str, uid: str) -> None:
     owners = live["metadata"].get("ownerReferences") or []
-    if not any(owner.get("uid") == wanted for owner in owners):
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
+    if not any(owner.get("uid") == uid for owner in owners):
         raise ForeignError(f"{kind} {name} exists and does not belong to this FlowBinding")
 
 

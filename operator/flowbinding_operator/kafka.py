@@ -33,8 +33,9 @@ from flowbinding_operator.lag import Commit, Partition, Trouble
 LATEST, EARLIEST = -1, -2
 REQUEST_MS = 5000
 IDLE_MS = 240_000
+SLOW_SECONDS = 1.0
 REFUSE_SECONDS = 5.0
-"""For so long after a failed connect to a broker, requests to it fail at once."""
+"""For so long after a slow failure to connect to a broker, requests to it fail at once."""
 EMPTY_GROUP = ("Empty", "Dead")
 
 UNKNOWN_TOPIC, TOPIC_DENIED, GROUP_DENIED = 3, 29, 30
@@ -269,16 +270,20 @@ class KafkaLink:
         """Connect to a known broker, whose lock is held.
 
         Whoever waits for the lock meanwhile would wait as long again, one after another, for a
-        broker that drops packets: they get what the first one got.
+        broker that drops packets: they get what the first one got. A broker that refuses at once,
+        as it does while it restarts, costs nobody anything, and may be there the next moment.
         """
         address = self._brokers[node]
         until, failure = self._refused.get(node, (float("-inf"), None))
         if failure is not None and self._clock() < until:
             raise ClusterError(str(failure), Reason(failure.reason))
+        began = self._clock()
         try:
             connection = await self._connect(*address)
         except ClusterError as error:
-            self._refused[node] = (self._clock() + REFUSE_SECONDS, error)
+            now = self._clock()
+            if now - began >= SLOW_SECONDS:
+                self._refused[node] = (now + REFUSE_SECONDS, error)
             raise
         self._refused.pop(node, None)
         self._connections[node] = connection

@@ -59,6 +59,11 @@ class KubeError(FlowBindingError):
         """Whether the binding or its namespace is about to go, so that nothing is left to do."""
         return self.status == 404 or (self.status == 403 and "being terminated" in str(self))
 
+    @property
+    def refusal(self) -> bool:
+        """Whether it is a no to tell the user: trying again alone does not help."""
+        return not (self.retriable or self.ending)
+
 
 class Kube(Protocol):
     """The Kubernetes API."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -31,16 +31,13 @@ from flowbinding_operator.kube import Kube, KubeError
 from flowbinding_operator.lag import Target
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.referenced import Referenced, cluster_id, version_of
 from flowbinding_operator.references import (
-    Kind,
     Missing,
     Objects,
     Reference,
-    check,
-    data,
     flow_file_problem,
     references,
-    references_in,
     secret_reader,
 )
 from flowbinding_operator.scaling import Decision, History
@@ -73,8 +70,6 @@ class Config:
 class Memory:
     """What is remembered of a binding between reconciles; all of it may be lost."""
 
-    objects: dict[tuple[Kind, str], Mapping[str, Any] | None]
-    objects_at: float
     wrote_at: float | None = None
     ready: bool = True
 
@@ -102,6 +97,7 @@ class Reconciler:
         self._autoscaler = autoscaler
         self._metrics = metrics
         self._clock = clock
+        self._referenced = Referenced(kube, clock)
         self._memory: dict[str, Memory] = {}
 
     async def reconcile(self, key: str) -> float | None:
@@ -130,26 +126,71 @@ class Reconciler:
         try:
             binding = with_kafka_defaults(parse_binding(body), self._config.kafka)
         except InvalidBindingError as error:
-            generation = body["metadata"].get("generation")
-            new = status.invalid(old, str(error), generation=generation, now=_now())
-            self._metrics.reported(key, new)
-            await self._write_status(key, body, old, new)
-            return None
+            return await self._invalid(key, body, old, str(error))
         wanted = references(binding)
-        objects = await self._objects(key, binding, wanted)
-        missing = check(wanted, objects, binding) or flow_file_problem(binding, objects)
-        live = await self._children.deployment(
-            binding.metadata.namespace, desired.worker_name(binding.metadata.name)
-        )
-        missing = missing or self._watch(binding, objects, live)
+        memory = self._memory.setdefault(key, Memory())
+        believed = REFERENCES_SECONDS if memory.ready else REPAIR_SECONDS
+        known = await self._referenced.read(binding, wanted, believed=believed)
+        live, refused = await self._deployment_of(body["metadata"])
+        # Whatever else is missing: "Latest" means the end as it is now, and not after the repair.
+        blind = known.missing(tuple(item for item in wanted if item.of_kafka), binding)
+        blind = blind or self._watch(binding, known.objects, live)
+        missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
         track = self._track(binding, old, live)
         observation, decision = track.observation, track.decide()
-        view = await self._act(
-            binding, track, status.View(observation, decision, Workers(), missing), objects, live
-        )
+        view = status.View(observation, decision, Workers(), missing or blind, refused)
+        view = await self._act(binding, track, view, known.objects, live)
         if await self._report(binding, body, old, view) and observation is not None:
             track.written = stamp_of(observation, decision)
-        return _again(view, wanted, ready=self._memory[key].ready)
+        return _again(view, wanted, ready=memory.ready)
+
+    async def _deployment_of(
+        self, metadata: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any] | None, str]:
+        """The Deployment of the binding with that metadata, and what forbids writing it.
+
+        One that is somebody else's, or that we may not see, counts as none.
+        """
+        namespace, name = metadata["namespace"], desired.worker_name(metadata["name"])
+        try:
+            return await self._children.deployment(namespace, name, metadata["uid"]), ""
+        except ForeignError as error:
+            return None, str(error)
+        except KubeError as error:
+            if not error.refusal:
+                raise
+            return None, f"Deployment {namespace}/{name} cannot be read: {error}"
+
+    async def _invalid(
+        self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, message: str
+    ) -> float | None:
+        """Tell that the spec cannot be understood. Workers run on, unless it says `paused`."""
+        # No lag leads to a decision now. The next valid spec starts anew from the Deployment.
+        self._lag.forget(key)
+        self._autoscaler.forget(key)
+        self._metrics.forget(key)
+        spec, metadata = body.get("spec"), body["metadata"]
+        paused = isinstance(spec, Mapping) and spec.get("paused") is True
+        live, refused = await self._deployment_of(metadata)
+        try:
+            if paused and live is not None:
+                live = await self._children.scale(live, 0)
+        except KubeError as error:
+            if not error.refusal:
+                raise
+            refused = str(error)
+        new = status.invalid(
+            old,
+            f"{message}; {refused}" if refused else message,
+            observe(live),
+            paused=paused,
+            stopped=paused and not refused,
+            generation=metadata.get("generation"),
+            now=_now(),
+        )
+        self._metrics.reported(key, new)
+        await self._write_status(key, body, old, new)
+        return REFUSED_RETRY_SECONDS if refused else None
 
     def _track(
         self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
@@ -172,12 +213,12 @@ class Reconciler:
 
         Returns `view` with what came of it.
         """
-        decision, refused = view.decision, ""
+        decision, refused = view.decision, view.refused
         if view.missing is not None:
             # New Pods could not start, but what runs may be fine and goes on.
             decision = _no_higher(decision, _replicas(live) if live else 0)
         try:
-            if view.missing is None:
+            if view.missing is None and not refused:
                 live = await self._children.apply(
                     binding.key,
                     desired.config_map(binding),
@@ -190,7 +231,7 @@ class Reconciler:
         except ForeignError as error:
             refused = str(error)
         except KubeError as error:
-            if error.retriable or error.ending:
+            if not error.refusal:
                 raise
             refused = str(error)
         if refused:
@@ -200,7 +241,7 @@ class Reconciler:
 
     def _deployment(self, binding: FlowBinding, objects: Objects) -> desired.Manifest:
         wanted = references(binding)
-        versions = [_version_of(item, objects) for item in wanted if not item.reloaded]
+        versions = [version_of(item, objects) for item in wanted if not item.reloaded]
         return desired.deployment(
             binding, wanted, desired.content_hash(versions), self._config.worker
         )
@@ -211,27 +252,15 @@ class Reconciler:
             return workers
         # Only now the Pods are worth a request.
         selector = desired.selector(binding.metadata.name)
-        pods = await self._kube.list("Pod", binding.metadata.namespace, selector)
-        return observe(live, pods)
-
-    async def _objects(
-        self, key: str, binding: FlowBinding, wanted: tuple[Reference, ...]
-    ) -> Objects:
-        """The Secrets and ConfigMaps that a binding refers to."""
-        names = {(item.kind, item.name) for item in wanted}
-        now, memory = self._clock(), self._memory.get(key)
-        if memory is None:
-            memory = self._memory[key] = Memory({}, float("-inf"))
-        complete = memory.objects.keys() == names and check(wanted, memory.objects, binding) is None
-        believed = REFERENCES_SECONDS if memory.ready else REPAIR_SECONDS
-        if not complete or now - memory.objects_at >= believed:
-            namespace = binding.metadata.namespace
-            memory.objects = {
-                (kind, name): await self._kube.get(kind, namespace, name)
-                for kind, name in sorted(names)
-            }
-            memory.objects_at = now
-        return memory.objects
+        pods: Sequence[Mapping[str, Any]] = ()
+        try:
+            pods = await self._kube.list("Pod", binding.metadata.namespace, selector)
+        except KubeError as error:
+            if not error.refusal:
+                raise
+            # They would only say why workers are not ready.
+            log.warning("Pods not listed", binding=binding.key, error=str(error))
+        return observe(live, pods, now=time.time())
 
     def _watch(
         self, binding: FlowBinding, objects: Objects, live: Mapping[str, Any] | None
@@ -241,7 +270,7 @@ class Reconciler:
         if kafka.bootstrap_servers is None:
             self._lag.forget(binding.key)
             return None
-        cluster = _cluster_id(kafka, objects)
+        cluster = cluster_id(kafka, objects)
         try:
             # Only for a new client: reading certificates takes a while.
             known = cluster in self._lag.pollers
@@ -269,7 +298,9 @@ class Reconciler:
         """Write the status, if need be. Whether it tells of `view` now."""
         memory = self._memory[binding.key]
         restarted = old.conditions and memory.wrote_at is None
-        if restarted and view.observation is None and _understood(binding, view):
+        same_spec = old.observed_generation == binding.metadata.generation
+        unasked = view.observation is None and _understood(binding, view)
+        if restarted and same_spec and unasked:
             # What was known before this process is better than "not asked yet".
             return False
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
@@ -281,7 +312,7 @@ class Reconciler:
         self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus
     ) -> bool:
         """Write what has changed, with its Events. Whether the status is up to date now."""
-        memory = self._memory.setdefault(key, Memory({}, float("-inf")))
+        memory = self._memory.setdefault(key, Memory())
         raw = body.get("status") or {}
         changes = status.patch(raw, new)
         if not changes:
@@ -319,6 +350,7 @@ class Reconciler:
         self._autoscaler.forget(key)
         self._children.forget(key)
         self._metrics.forget(key)
+        self._referenced.forget(key)
         self._memory.pop(key, None)
 
 
@@ -348,28 +380,6 @@ def _no_higher(decision: Decision, current: int) -> Decision:
     if decision.replicas is None or decision.replicas <= current:
         return decision
     return replace(decision, replicas=current)
-
-
-def _version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
-    """What changes with a referenced object.
-
-    Of a Secret only its version: a hash of a short password could be guessed by those who may read
-    Deployments.
-    """
-    item = objects.get((reference.kind, reference.name)) or {}
-    if reference.kind == "Secret":
-        metadata = item.get("metadata") or {}
-        return (reference.name, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
-    content = data(item).get(reference.key, b"")
-    return (reference.name, reference.key, desired.content_hash(content.hex()))
-
-
-def _cluster_id(kafka: Kafka, objects: Objects) -> str:
-    """Identifies a cluster and a set of credentials: bindings that share it share a client."""
-    names = {ref.name for ref in references_in("spec.kafka", kafka)}
-    secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
-    digest = desired.content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])
-    return f"{kafka.bootstrap_servers}#{digest}"
 
 
 def _old_status(body: Mapping[str, Any]) -> FlowBindingStatus:

@@ -41,10 +41,15 @@ class Reference:
         """Whether a running worker notices a change: it reads the flow's key and file anew."""
         return self.field.startswith("spec.flow.")
 
+    @property
+    def of_kafka(self) -> bool:
+        """Whether the operator itself needs it, to ask Kafka."""
+        return self.field.startswith("spec.kafka.")
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A reference that leads nowhere, or to something unusable."""
+    """A reference that leads nowhere, or to something unusable or unreadable."""
 
     reason: Reason
     message: str
@@ -60,13 +65,29 @@ def references(binding: FlowBinding) -> tuple[Reference, ...]:
     return tuple(dict.fromkeys(references_in("spec", binding.spec)))
 
 
-def check(wanted: tuple[Reference, ...], objects: Objects, binding: FlowBinding) -> Missing | None:
-    """The first thing wrong with the references, if any."""
+def check(
+    wanted: tuple[Reference, ...],
+    objects: Objects,
+    binding: FlowBinding,
+    refused: Mapping[tuple[Kind, str], str],
+) -> Missing | None:
+    """The first thing wrong with the references, if any.
+
+    Args:
+        wanted: What the binding refers to.
+        objects: What of it was found.
+        binding: The binding.
+        refused: By kind and name, the API server's words about what it did not let us read.
+    """
     for reference in wanted:
         found = objects.get((reference.kind, reference.name))
         if found is not None and reference.key in data(found):
             continue
         what = f"{reference.kind} {binding.metadata.namespace}/{reference.name}"
+        words = refused.get((reference.kind, reference.name))
+        if words is not None:
+            text = f"{what} cannot be read (field {reference.field}): {words}"
+            return Missing(Reason.KUBERNETES_FORBIDDEN, text, reference.field)
         message = (
             f"{what} does not exist" if found is None else f"{what} has no key {reference.key!r}"
         )

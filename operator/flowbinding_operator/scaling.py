@@ -38,7 +38,7 @@ UTILIZATION = 0.90
 DOWN_MARGIN = 0.03
 """Scale-down plans with that much less, so that noise does not move a count up and down."""
 NORMAL_LAG_SECONDS = 10.0
-"""Messages of so many seconds are normally in flight and no backlog; of more if a run takes more."""
+"""Messages of so many seconds, or of a run that takes longer, are in flight and no backlog."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,15 @@ from flowbinding_operator.workers import Workers
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
-LAG_SECONDS = 5.0
-"""Least time between two writes for the lag's sake."""
+LAG_SECONDS = 10.0
+"""Least time between two writes for the lag's sake, and how soon a drained binding shows it."""
 LAG_SHARE = 0.10
 """A lag that moved by more than this share is worth a write."""
 LAG_AGE_SECONDS = 30.0
 """After this time, any movement is."""
 
-VOLATILE = ("lag", "lagSeconds", "arrivalRate", "ratePerReplica", "secondsPerMessage")
+VOLATILE = ("lag", "lagSeconds", "arrivalRate", "ratePerReplica", "secondsPerMessage", "reason")
+"""What moves all the time; `reason` too, while replicas and conditions stay the same."""
 
 FLOW_REASONS = frozenset(
     {reason for reason in Reason if reason.value.startswith("Flow")} | {Reason.ENGINE_MISSING}
@@ -42,7 +43,7 @@ class View:
 
     Attributes:
         missing: What is wrong with the objects that it refers to.
-        refused: What the API server has against its children.
+        refused: What forbids writing its children: the API server, or that they are not its own.
     """
 
     observation: Observation | None
@@ -100,14 +101,53 @@ def status_of(
 
 
 def invalid(
-    old: FlowBindingStatus, message: str, *, generation: int | None, now: str
+    old: FlowBindingStatus,
+    message: str,
+    workers: Workers,
+    *,
+    paused: bool,
+    stopped: bool,
+    generation: int | None,
+    now: str,
 ) -> FlowBindingStatus:
-    """The status of a binding whose spec cannot be understood: all else stays as it is."""
-    new = {ConditionType.READY: State(FALSE, Reason.INVALID_SPEC, message)}
-    kept = [c for c in old.conditions if c.type != ConditionType.READY]
-    conditions = [*with_times(new, old, generation, now), *kept]
-    update = {"observed_generation": generation, "conditions": conditions}
-    return old.model_copy(update=update)
+    """The status of a binding whose spec cannot be understood.
+
+    What is not known without the spec is removed (the lag is not watched) or stays as it was said
+    of an older generation (conditions).
+
+    Args:
+        old: Its status so far.
+        message: What is wrong with the spec.
+        workers: How its workers are.
+        paused: Whether the spec says at least that.
+        stopped: Whether the workers are to stop, and could be told so.
+        generation: The generation of the spec.
+        now: The time, as RFC 3339.
+    """
+    idle = "nothing is scaled before the spec is repaired, but to 0 when paused"
+    new: States = {
+        ConditionType.READY: State(FALSE, Reason.INVALID_SPEC, message),
+        ConditionType.WORKERS_AVAILABLE: _workers(workers),
+        ConditionType.SCALING_ACTIVE: State(FALSE, Reason.INVALID_SPEC, idle),
+        ConditionType.PAUSED: _paused(paused),
+    }
+    kept = [c for c in old.conditions if c.type not in new]
+    desired = 0 if stopped else old.desired_replicas
+    return old.model_copy(
+        update={
+            "observed_generation": generation,
+            "replicas": workers.replicas,
+            "ready_replicas": workers.ready,
+            "desired_replicas": desired,
+            "last_scale_time": now if desired != old.desired_replicas else old.last_scale_time,
+            "reason": Reason.PAUSED.value if stopped else old.reason,
+            "lag": None,
+            "lag_seconds": None,
+            "arrival_rate": None,
+            "rate_per_replica": None,
+            "conditions": [*with_times(new, old, generation, now), *kept],
+        }
+    )
 
 
 def patch(old: Mapping[str, Any], new: FlowBindingStatus) -> dict[str, Any]:
@@ -134,10 +174,11 @@ def lag_moved(old: int | None, new: int | None, elapsed: float) -> bool:
     """Whether a lag is worth a write, `elapsed` seconds after the last one."""
     if old == new:
         return False
-    if not old or not new or elapsed >= LAG_AGE_SECONDS:
-        # Known or unknown, none or some: that is a change of meaning.
+    if old is None or new is None:
         return True
-    return elapsed >= LAG_SECONDS and abs(new - old) > LAG_SHARE * old
+    # None or some is far, but no reason for haste: a healthy trickle goes there and back.
+    far = abs(new - old) > LAG_SHARE * old or new == 0
+    return elapsed >= LAG_AGE_SECONDS or (far and elapsed >= LAG_SECONDS)
 
 
 def states(binding: FlowBinding, view: View) -> States:
@@ -149,9 +190,7 @@ def states(binding: FlowBinding, view: View) -> States:
         ConditionType.WORKERS_AVAILABLE: _workers(view.workers),
         ConditionType.SCALING_ACTIVE: _scaling_active(view),
         ConditionType.SCALING_LIMITED: _scaling_limited(view.decision),
-        ConditionType.PAUSED: State(TRUE, Reason.PAUSED, "spec.paused is true: no workers run")
-        if binding.spec.paused
-        else State(FALSE, Reason.NOT_PAUSED),
+        ConditionType.PAUSED: _paused(binding.spec.paused),
         ConditionType.DEGRADED: _degraded(view),
     }
     return {ConditionType.READY: _ready(binding, view, found), **found}
@@ -181,10 +220,11 @@ def with_times(
 
 def _ready(binding: FlowBinding, view: View, found: States) -> State:
     """The first thing that keeps the binding from doing its work."""
+    if view.refused:
+        # Before what is missing: while both hold, that would hide a Deployment of somebody else's.
+        return State(FALSE, Reason.APPLY_REFUSED, view.refused)
     if view.missing is not None:
         return State(FALSE, view.missing.reason, view.missing.message)
-    if view.refused:
-        return State(FALSE, Reason.APPLY_REFUSED, view.refused)
     topic = found[ConditionType.TOPIC_AVAILABLE]
     if topic.status is not TRUE:
         return topic
@@ -240,6 +280,12 @@ def _workers(workers: Workers) -> State:
     if workers.trouble is not None:
         return State(FALSE, workers.trouble, f"{counts}; {workers.message}")
     return State(FALSE, Reason.WORKERS_STARTING, counts)
+
+
+def _paused(paused: bool) -> State:
+    if paused:
+        return State(TRUE, Reason.PAUSED, "spec.paused is true: no workers run")
+    return State(FALSE, Reason.NOT_PAUSED)
 
 
 def _scaling_active(view: View) -> State:

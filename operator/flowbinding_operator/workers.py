@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from flowbinding_api.reasons import Reason
+from flowbinding_operator.desired import STARTUP_SECONDS
 
 IMAGE_REASONS = frozenset(
     {
@@ -17,6 +19,11 @@ IMAGE_REASONS = frozenset(
         "InvalidImageName",
     }
 )
+
+SLOW_SECONDS = STARTUP_SECONDS + 60.0
+"""A Pod that is not ready after this time is no longer starting: the startup probe, whose allowance
+begins when the container runs, has let it pass, or the container has never run."""
+SLOW = f"not ready for more than {SLOW_SECONDS / 60:.0f} min: see the Pod's Events and its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +51,23 @@ class Workers:
 
 
 def observe(
-    deployment: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]] = ()
+    deployment: Mapping[str, Any] | None,
+    pods: Sequence[Mapping[str, Any]] = (),
+    *,
+    now: float = 0.0,
 ) -> Workers:
-    """Read a Deployment and, if they were listed, its Pods."""
+    """Read a Deployment and, if they were listed, its Pods.
+
+    Args:
+        deployment: As the API server holds it; None if there is none.
+        pods: Its Pods, as the API server holds them.
+        now: The time in seconds since the epoch; only Pods are compared with it.
+    """
     if deployment is None:
         return Workers()
     status = deployment.get("status") or {}
-    trouble, message = _pod_trouble(pods) or _deployment_trouble(status) or (None, "")
+    known = _pod_trouble(pods) or _deployment_trouble(status) or _slowness(pods, now)
+    trouble, message = known or (None, "")
     return Workers(
         desired=(deployment.get("spec") or {}).get("replicas", 1),
         replicas=status.get("replicas", 0),
@@ -73,6 +90,28 @@ def _pod_trouble(pods: Sequence[Mapping[str, Any]]) -> tuple[Reason, str] | None
     found = [trouble for pod in pods for trouble in _troubles(pod)]
     order = (Reason.IMAGE_UNAVAILABLE, Reason.WORKERS_CRASHING, Reason.WORKERS_UNAVAILABLE)
     return min(found, key=lambda trouble: order.index(trouble[0]), default=None)
+
+
+def _slowness(pods: Sequence[Mapping[str, Any]], now: float) -> tuple[Reason, str] | None:
+    since = [start for pod in pods if (start := _unready_since(pod)) is not None]
+    slow = any(now - start > SLOW_SECONDS for start in since)
+    return (Reason.WORKERS_UNAVAILABLE, SLOW) if slow else None
+
+
+def _unready_since(pod: Mapping[str, Any]) -> float | None:
+    """Since when a Pod waits to be ready, in seconds since the epoch; None if it does not."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    if "deletionTimestamp" in metadata or status.get("phase") in ("Failed", "Succeeded"):
+        return None
+    containers = status.get("containerStatuses") or ()
+    if containers and all(container.get("ready") for container in containers):
+        return None
+    times = [metadata.get("creationTimestamp")]
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Ready":
+            # A worker that was ready all day may be unready for a moment, in a rebalance.
+            times.append(condition.get("lastTransitionTime"))
+    return max((datetime.fromisoformat(time).timestamp() for time in times if time), default=None)
 
 
 def _troubles(pod: Mapping[str, Any]) -> Iterator[tuple[Reason, str]]:

@@ -47,9 +47,10 @@ def test_what_does_not(servers: str) -> None:
 
 
 class SlowLink(KafkaLink):
-    """Brokers drop packets: every connect takes five seconds of a clock set by hand, and fails."""
+    """No connect succeeds, and each takes a while of a clock that is set by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.now, self.connects = 1000.0, 0
         super().__init__({"bootstrap_servers": "kafka:9092"}, lambda: self.now)
         self._brokers = {1: ("kafka-1", 9092), 2: ("kafka-2", 9092)}
@@ -57,13 +58,15 @@ class SlowLink(KafkaLink):
     async def _connect(self, host: str, port: int) -> Any:
         self.connects += 1
         await asyncio.sleep(0)
-        self.now += 5
+        self.now += self.seconds
         raise ClusterError(f"{host} does not answer")
 
 
 async def test_one_black_hole_costs_one_connect_however_many_wait_for_it() -> None:
-    link = SlowLink()
-    answers = await asyncio.gather(*(link._send(1, None) for _ in range(20)), return_exceptions=True)
+    link = SlowLink(seconds=5)
+    answers = await asyncio.gather(
+        *(link._send(1, None) for _ in range(20)), return_exceptions=True
+    )
     assert [str(answer) for answer in answers] == ["kafka-1 does not answer"] * 20
     assert (link.connects, link.now) == (1, 1005)
     link.now += 4
@@ -76,4 +79,12 @@ async def test_one_black_hole_costs_one_connect_however_many_wait_for_it() -> No
     assert link.connects == 2
     with pytest.raises(ClusterError):
         await link._send(1, None)
+    assert link.connects == 3
+
+
+async def test_a_broker_that_refuses_at_once_is_asked_again_at_once() -> None:
+    link = SlowLink(seconds=0.01)
+    for _ in range(3):
+        with pytest.raises(ClusterError):
+            await link._send(1, None)
     assert link.connects == 3

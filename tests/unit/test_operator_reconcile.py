@@ -257,7 +257,7 @@ async def test_pausing_stops_workers_and_still_watches_the_lag(operator: Operato
     assert operator.deployment["spec"]["template"] == template
     assert operator.condition("Paused") == ("True", "Paused")
     operator.link.produce("orders", 600)
-    await operator.poll(seconds=6)
+    await operator.poll(seconds=10)
     assert operator.status["lag"] == 1200
 
 

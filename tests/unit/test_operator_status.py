@@ -83,12 +83,15 @@ def test_a_patch_has_only_what_differs_and_removes_what_is_gone() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "elapsed", "worth"),
     [
-        (0, 5, 0, True),
-        (5, 0, 0, True),
         (None, 5, 0, True),
-        (100, 150, 2, False),
-        (100, 150, 6, True),
-        (100, 105, 6, False),
+        (0, None, 0, True),
+        (0, 5, 9, False),
+        (0, 5, 10, True),
+        (5, 0, 9, False),
+        (5, 0, 10, True),
+        (100, 150, 9, False),
+        (100, 150, 10, True),
+        (100, 105, 10, False),
         (100, 105, 31, True),
         (100, 100, 999, False),
     ],
@@ -103,6 +106,8 @@ def test_any_change_of_meaning_is_worth_a_write() -> None:
     assert status.worth_writing({"desiredReplicas": 3}, {}, 0)
     assert not status.worth_writing({"arrivalRate": 3.0}, {}, 0)
     assert status.worth_writing({"arrivalRate": 3.0}, {}, 31)
+    assert not status.worth_writing({"reason": "Backlog"}, {}, 9)
+    assert status.worth_writing({"reason": "Backlog", "conditions": []}, {}, 0)
 
 
 def reasons(old: FlowBindingStatus, new: FlowBindingStatus) -> list[tuple[str, str]]:

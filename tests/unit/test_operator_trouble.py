@@ -15,6 +15,7 @@ from operator_fakes import Object
 from operator_harness import KEY, Operator
 
 FLOW = {"backend": "Echo", "apiKeySecretRef": {"name": "langflow", "key": "api-key"}}
+LOCAL = {"backend": "Local", "file": {"configMapKeyRef": {"name": "flows", "key": "risk.json"}}}
 INVALID = {"backend": "Echo", "input": "{{ value", "timeoutSeconds": 1}
 SASL = {
     "mechanism": "PLAIN",
@@ -96,18 +97,19 @@ async def test_a_foreign_deployment_that_goes_makes_room(operator: Operator) -> 
     assert operator.condition("Ready") == ("True", "Ready")
 
 
-async def test_a_missing_flow_secret_does_not_keep_a_latest_binding_from_its_start(
-    operator: Operator,
+@pytest.mark.parametrize(("flow", "reason"), [(FLOW, "SecretMissing"), (LOCAL, "ConfigMapMissing")])
+async def test_a_missing_flow_object_does_not_keep_a_latest_binding_from_its_start(
+    operator: Operator, flow: dict[str, Any], reason: str
 ) -> None:
     operator.link.produce("orders", 10)
-    operator.submit(flow=FLOW, source={"topic": "orders", "startFrom": "Latest"})
+    operator.submit(flow=flow, source={"topic": "orders", "startFrom": "Latest"})
     await operator.reconcile()
     await operator.poll()
     assert len(operator.link.commits["shop.risk"]) == 24
     operator.link.produce("orders", 5)
-    await operator.poll(seconds=6)
+    await operator.poll(seconds=31)
     assert operator.status["lag"] == 5
-    assert operator.condition("Ready") == ("False", "SecretMissing")
+    assert operator.condition("Ready") == ("False", reason)
 
 
 async def test_a_missing_kafka_secret_behind_a_missing_flow_secret_is_not_used(
@@ -255,7 +257,7 @@ async def test_an_invalid_spec_is_not_watched_and_comes_back(operator: Operator)
     operator.submit()
     await operator.poll()
     await operator.poll()
-    assert operator.deployment["spec"]["replicas"] == 11
+    assert operator.deployment["spec"]["replicas"] == 10
     assert operator.condition("ScalingActive") == ("True", "LagKnown")
     assert operator.condition("Ready")[0] == "True"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flowbinding_api.binding import parse_binding
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import FlowBindingSpec
-from flowbinding_operator.scaling import Decision, History, Sample, arrival_rate, decide
+from flowbinding_operator.scaling import Decision, Highest, History, Sample, arrival_rate, decide
 from operator_fakes import manifest
 
 TICK = 2.0
@@ -198,6 +198,105 @@ def test_a_few_messages_are_no_trend() -> None:
 
 def test_a_topic_made_anew_has_no_negative_rate() -> None:
     assert arrival_rate([Sample(0.0, 0, 5000), Sample(10.0, 0, 3)]) == 0
+
+
+def test_what_arrives_in_a_topic_made_anew_counts_at_once() -> None:
+    ends = [5000, 5060, 0, 60, 120]
+    samples = [Sample(10.0 * index, 0, end) for index, end in enumerate(ends)]
+    assert arrival_rate(samples) == pytest.approx(180 / 40)
+
+
+@pytest.mark.parametrize(("seconds", "replicas"), [(10, 2), (30, 4), (60, 8)])
+def test_work_in_flight_is_no_backlog(seconds: int, replicas: int) -> None:
+    world = World(spec_of({"maxReplicas": 24, "expectedSecondsPerMessage": seconds}))
+    # One message a second: `seconds` of them are always in flight, in `seconds` / 10 workers.
+    assert world.run(400, lag=seconds, arrived=2).replicas == replicas
+
+
+def test_a_backlog_is_done_no_sooner_than_a_run_takes() -> None:
+    world = World(spec_of({"maxReplicas": 24, "expectedSecondsPerMessage": 300}))
+    assert world.tick(lag=20).replicas == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrived=st.integers(1, 60),
+    seconds=st.floats(0.05, 300),
+    partitions=st.integers(1, 64),
+    target=st.integers(1, 300),
+)
+def test_a_lag_of_what_is_in_flight_wants_what_arrivals_alone_want(
+    arrived: int, seconds: float, partitions: int, target: int
+) -> None:
+    def settled(lag: int) -> tuple[int | None, int | None]:
+        scaling = {
+            "maxReplicas": 64,
+            "targetLagSeconds": target,
+            "expectedSecondsPerMessage": seconds,
+        }
+        decision = World(spec_of(scaling), partitions, replicas=1).run(200, lag, arrived)
+        return decision.wanted, decision.floor
+
+    in_flight = int(arrived / TICK * seconds)
+    if in_flight > 0:
+        # 1, not 0: without any lag, a binding may be asleep.
+        assert settled(in_flight) == settled(1)
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_too_short_a_look_at_arrivals_takes_no_worker_away(hole: bool) -> None:
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 0}}
+    spec = spec_of({"maxReplicas": 24, "behavior": behavior})
+    world = World(spec, replicas=12)
+    if hole:
+        world.run(400, lag=100, arrived=200)
+        world.run(200, lag=None)
+    # 100 a second need 12 workers, and for half a minute nobody can know whether they still come.
+    assert {world.tick(lag=100, arrived=200).replicas for _ in range(60)} == {12}
+    fewer = World(spec, replicas=12)
+    assert fewer.run(30, lag=5).replicas == 12
+    assert fewer.run(4, lag=5).replicas == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    numbers=st.lists(st.tuples(st.integers(1, 40), st.integers(-5, 5)), min_size=1, max_size=60),
+    window=st.integers(0, 300),
+)
+def test_the_highest_of_a_window_is_the_highest_of_all_that_was_in_it(
+    numbers: list[tuple[int, int]], window: int
+) -> None:
+    highest, now = Highest(), 0.0
+    seen: list[tuple[float, int]] = []
+    for step, number in numbers:
+        now += step
+        expected: int | None = number
+        if window:
+            known = bool(seen) and seen[0][0] <= now - window
+            within = [n for time, n in seen if time >= now - window]
+            expected = max([number, *within]) if known else None
+        assert highest.of(number, now, window) == expected
+        highest.add(now, number, window)
+        seen.append((now, number))
+        assert len(highest.falling) <= min(11, len(seen))
+
+
+def test_a_window_that_grows_is_waited_for() -> None:
+    highest = Highest()
+    for time in range(0, 200, 2):
+        highest.add(float(time), 1, 20)
+    assert highest.of(1, 198.0, 20) == 1
+    assert highest.of(1, 198.0, 60) is None
+
+
+def test_an_hour_of_needs_takes_little_space() -> None:
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 3600}}
+    world = World(spec_of({"maxReplicas": 24, "behavior": behavior}))
+    for lag in range(9000, 0, -5):
+        world.tick(lag)
+    # As many as there are counts worth having, see above.
+    assert len(world.history.downs.falling) <= 9
+    assert not world.history.ups.falling
 
 
 ticks = st.lists(

@@ -30,6 +30,8 @@ COMMIT_SECONDS = 5.0
 """aiokafka's commit tries for ever; we try again with newer offsets instead."""
 FIGURES_SECONDS = 5.0
 """How often a change of the load alone is worth a commit."""
+PUT_OFF_SECONDS = 60.0
+"""How long commits may be put off without a word: a rebalance may wait for running messages."""
 
 
 class Committer:
@@ -61,6 +63,7 @@ class Committer:
         self._trouble = trouble
         self._told: tuple[int, float] = (-1, 0.0)
         self._told_at = 0.0
+        self._put_off_since: float | None = None
         # Of two commits at once, the older could arrive last.
         self._lock = asyncio.Lock()
 
@@ -77,14 +80,16 @@ class Committer:
             everything = self._worth_telling(load)
             news = self._news(everything=everything)
             if not news:
+                self._put_off_since = None
                 return
             about = [(t := self._work.trackers[p], (x.offset, t.version)) for p, x in news.items()]
             try:
                 await asyncio.wait_for(self._consumer.commit(news), COMMIT_SECONDS)
             except RebalancingError as error:
-                log.debug("commit put off", error=str(error))
+                self._put_off(error)
             except MembershipLostError as error:
                 log.warning("commit refused", error=str(error))
+                self._put_off_since = None
                 # The partitions may be somebody else's: nothing of ours counts any more.
                 await self._work.forget()
             except (KafkaUnavailableError, TimeoutError) as error:
@@ -95,8 +100,17 @@ class Committer:
                     tracker.acknowledged = acknowledged
                 if everything:
                     self._told, self._told_at = load, time.monotonic()
+                self._put_off_since = None
                 self._metrics.commits.inc()
                 self._trouble.clear("commit")
+
+    def _put_off(self, error: RebalancingError) -> None:
+        """Say so when it lasts: by then it is no rebalance any more."""
+        log.debug("commit put off", error=str(error))
+        now = time.monotonic()
+        self._put_off_since = self._put_off_since or now
+        if now - self._put_off_since >= PUT_OFF_SECONDS:
+            self._trouble.report("commit", error.reason, f"commits are put off: {error}")
 
     def _news(self, *, everything: bool) -> dict[Partition, Position]:
         """What differs from what the broker has acknowledged, or all partitions."""

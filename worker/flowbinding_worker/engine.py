@@ -19,6 +19,7 @@ from flowbinding_worker.kafka_port import (
     ConsumerPort,
     KafkaUnavailableError,
     ProducerPort,
+    RecordUnreadableError,
 )
 from flowbinding_worker.ports import Flow, Partition, ProcessingError
 from flowbinding_worker.rebalance import Drain
@@ -176,6 +177,8 @@ class Engine:
                 if not await self._parts.consumer.stop():
                     # Two members in one process would share the partitions. A new process has one.
                     raise
+                # An assignment may have come in while it stopped.
+                await self._parts.work.forget()
                 await self._wait(1)
 
     async def _join(self) -> None:
@@ -197,7 +200,7 @@ class Engine:
         moved_at = time.monotonic()
         while True:
             work.room.clear()
-            wanted = work.scheduler.wanted()
+            wanted = work.wanted()
             seconds = POLL_SECONDS if work.scheduler.running else IDLE_POLL_SECONDS
             try:
                 batches = await self._parts.consumer.poll(wanted, seconds)
@@ -205,6 +208,9 @@ class Engine:
                 failures += 1
                 self._parts.trouble.report("poll", error.reason, str(error))
                 await self._wait(failures)
+                continue
+            except RecordUnreadableError as error:
+                work.block(error.partition, error.reason, str(error))
                 continue
             # Tracked before anything else can happen: what is not tracked must not be passed over.
             for batch in batches:
@@ -235,7 +241,7 @@ class Engine:
             ConsumerBrokenError: There are messages, we have room for them, and they do not come.
         """
         work = self._parts.work
-        wanted = [p for p in work.scheduler.wanted() if p in self._positions]
+        wanted = [p for p in work.wanted() if p in self._positions]
         if not wanted or work.scheduler.running:
             return
         with contextlib.suppress(KafkaUnavailableError, TimeoutError):

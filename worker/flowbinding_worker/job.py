@@ -20,6 +20,8 @@ class Job:
         tracker: Of the assignment in which it was fetched: the fence against late outcomes.
         attempts: Runs that count against `retry.maxAttempts`.
         throttled: Times in a row that the server asked for less.
+        spent_throttles: Throttled runs since one cost an attempt.
+        spent_seconds: Seconds waited because of them.
         first_failure_ms: When it failed first, in milliseconds since the epoch; 0 before that.
     """
 
@@ -27,6 +29,8 @@ class Job:
     tracker: Tracker
     attempts: int = 0
     throttled: int = 0
+    spent_throttles: int = 0
+    spent_seconds: float = 0.0
     first_failure_ms: int = 0
 
     @property

@@ -2,7 +2,7 @@
 
 aiokafka 0.14 is kept on a short lead (worker-engine.md, 2.4, 2.5 and 3.3 name its traps): no
 automatic commits, no pausing, one assignor, our own bounds on every wait, and three of its private
-attributes, each in one small function below.
+attributes, each in one small function here or in `kafka_listener`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import (
     CommitFailedError,
+    CorruptRecordException,
     GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
@@ -30,6 +32,7 @@ from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, StartFrom
 from flowbinding_worker.files import Files
+from flowbinding_worker.kafka_listener import Listener, generation_of, state_of
 from flowbinding_worker.kafka_port import (
     Batch,
     ConsumerBrokenError,
@@ -38,6 +41,7 @@ from flowbinding_worker.kafka_port import (
     Position,
     Rebalances,
     RebalancingError,
+    RecordUnreadableError,
 )
 from flowbinding_worker.ports import Partition, Record
 
@@ -46,6 +50,8 @@ log = structlog.get_logger(__name__)
 CONNECT_SECONDS = 30
 STOP_SECONDS = 4
 FETCH_BYTES = 256 * 1024
+UNPLACED_SECONDS = 0.02
+"""How long to wait for positions after an assignment, before looking at them again."""
 DAY_MS = 24 * 3600 * 1000
 REBALANCE_MARGIN_SECONDS = 15
 """After the drain: a commit under way and the last one (5 s each), a heartbeat (3 s)."""
@@ -128,7 +134,10 @@ class KafkaConsumer:
         self._settings = settings
         self._options = options
         self._consumer: Any = None
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
+        self._suspects: set[TopicPartition] = set()
+        self._suspects_of = 0
+        self._turns = 0
 
     async def start(self, listener: Rebalances) -> None:
         """Connect and join the group; see `ConsumerPort`."""
@@ -142,7 +151,7 @@ class KafkaConsumer:
             raise
         self._consumer = consumer
         latest = self._settings.start_from is StartFrom.LATEST
-        self._listener = _Listener(listener, consumer, latest=latest)
+        self._listener = Listener(listener, consumer, latest=latest)
         consumer.subscribe(list(self._settings.topics), listener=self._listener)
 
     async def stop(self) -> bool:
@@ -163,28 +172,97 @@ class KafkaConsumer:
                 self._consumer._coordinator.check_errors()
             listener.raise_failure()
             return []
-        partitions = [TopicPartition(*p) for p in wanted]
-        with _as_unavailable():
-            found = await self._consumer.getmany(
-                *partitions, timeout_ms=int(seconds * 1000), max_records=min(wanted.values())
-            )
+        if self._suspects_of != generation:
+            self._suspects_of = generation
+            self._suspects.clear()
+        asked, most = self._asked(wanted)
+        if not asked:
+            with _as_unavailable():
+                self._consumer._coordinator.check_errors()
+            listener.raise_failure()
+            await asyncio.sleep(min(seconds, UNPLACED_SECONDS))
+            return []
+        before = {tp: state_of(self._consumer, tp).position for tp in asked}
+        try:
+            with _as_unavailable():
+                found = await self._consumer.getmany(
+                    *asked, timeout_ms=int(seconds * 1000), max_records=most
+                )
+        except (ValueError, CorruptRecordException) as error:
+            if generation != listener.generation or not listener.settled:
+                raise ConsumerBrokenError("a record could not be read after a rebalance") from error
+            self._put_back(before)
+            if (unreadable := self._suspect(_culprit(error, asked))) is not None:
+                raise unreadable from None
+            return []
         # No await from here to the end.
         listener.raise_failure()
         if generation != listener.generation or not listener.settled:
             self._read_again(found)
             return []
-        return [b for tp in partitions if (b := self._batch(tp, found.get(tp, []))) is not None]
+        return [b for tp in asked if (b := self._batch(tp, found.get(tp, []))) is not None]
+
+    def _asked(self, wanted: Mapping[Partition, int]) -> tuple[list[TopicPartition], int]:
+        """Which partitions to ask for, and how many messages at most.
+
+        Only those whose position is known, so that it can be taken back; and every other time one
+        with a record that cannot be read, alone and record by record, to find out which it is.
+        """
+        placed = {}
+        for partition, most in wanted.items():
+            tp = TopicPartition(*partition)
+            state = state_of(self._consumer, tp)
+            if state is not None and state.has_valid_position:
+                placed[tp] = most
+        self._turns += 1
+        suspects = [tp for tp in placed if tp in self._suspects]
+        good = [tp for tp in placed if tp not in self._suspects]
+        if suspects and (self._turns % 2 or not good):
+            return [suspects[self._turns // 2 % len(suspects)]], 1
+        return good, min((placed[tp] for tp in good), default=0)
+
+    def _put_back(self, before: Mapping[TopicPartition, int]) -> None:
+        """Take the positions back: aiokafka has dropped what it had read of other partitions."""
+        for tp, position in before.items():
+            state = state_of(self._consumer, tp)
+            if state is None or not state.has_valid_position or state.position == position:
+                continue
+            self._consumer.seek(tp, position)
+
+    def _suspect(self, tp: TopicPartition) -> RecordUnreadableError | None:
+        """What to do about a partition with a record that cannot be read.
+
+        Returns:
+            None while it is not known which record that is.
+        """
+        if tp not in self._suspects:
+            self._suspects.add(tp)
+            return None
+        self._suspects.discard(tp)
+        position = state_of(self._consumer, tp).position
+        return RecordUnreadableError(Partition(*tp), position)
 
     async def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Commit offsets with metadata; see `ConsumerPort`."""
-        if _generation(self._consumer) < 0:
+        consumer = self._consumer
+        if consumer is None:
+            raise RebalancingError("not a member of the group at the moment")
+        if generation_of(consumer) < 0:
             # aiokafka would send it without a generation, which the broker takes from anybody
             # while the group is empty.
             raise MembershipLostError("the group has gone on without this worker")
-        offsets = {TopicPartition(*p): tuple(position) for p, position in positions.items()}
+        assigned = consumer.assignment()
+        # aiokafka refuses all of them for one that is not assigned.
+        offsets = {
+            tp: tuple(position)
+            for p, position in positions.items()
+            if (tp := TopicPartition(*p)) in assigned
+        }
+        if not offsets:
+            raise RebalancingError("none of the partitions is assigned at the moment")
         try:
             with _as_unavailable():
-                await self._consumer.commit(offsets)
+                await consumer.commit(offsets)
         except CommitFailedError as error:
             if isinstance(error.__cause__, RebalanceInProgressError):
                 raise RebalancingError("a rebalance is going on") from None
@@ -195,18 +273,26 @@ class KafkaConsumer:
 
     async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
         """The group's committed offsets with metadata; see `ConsumerPort`."""
+        consumer = self._member()
         with _as_unavailable():
             # The public committed() gives the offset only.
-            found = await self._consumer._coordinator.fetch_committed_offsets(
+            found = await consumer._coordinator.fetch_committed_offsets(
                 [TopicPartition(*p) for p in partitions]
             )
         return {Partition(*tp): Position(o.offset, o.metadata) for tp, o in found.items()}
 
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """End offsets, asked of the brokers; see `ConsumerPort`."""
+        consumer = self._member()
         with _as_unavailable():
-            found = await self._consumer.end_offsets([TopicPartition(*p) for p in partitions])
+            found = await consumer.end_offsets([TopicPartition(*p) for p in partitions])
         return {Partition(*tp): offset for tp, offset in found.items()}
+
+    def _member(self) -> Any:
+        """The consumer; a late callback of one that is being stopped finds none."""
+        if self._consumer is None:
+            raise KafkaUnavailableError("not a member of the group at the moment")
+        return self._consumer
 
     async def _require_topics(self, consumer: Any) -> None:
         """Subscribing to a topic that is not there would wait without a word."""
@@ -219,7 +305,7 @@ class KafkaConsumer:
             )
 
     def _batch(self, tp: TopicPartition, records: Sequence[Any]) -> Batch | None:
-        state = _state(self._consumer, tp)
+        state = state_of(self._consumer, tp)
         if state is None or not state.has_valid_position:
             return None
         partition = Partition(tp.topic, tp.partition)
@@ -234,68 +320,19 @@ class KafkaConsumer:
                 self._consumer.seek(tp, records[0].offset)
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Passes aiokafka's callbacks on, and knows when polling is safe."""
+def _culprit(error: BaseException, asked: Sequence[TopicPartition]) -> TopicPartition:
+    """The partition whose record could not be read. aiokafka knows it, and its error does not.
 
-    def __init__(self, inner: Rebalances, consumer: Any, *, latest: bool) -> None:
-        self._latest = latest
-        self._inner = inner
-        self._consumer = consumer
-        self.generation = 0
-        self.settled = False
-        self._failure: Exception | None = None
-
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        self.generation += 1
-        self.settled = False
-        # There is no callback of its own for a membership that was lost.
-        lost = _generation(self._consumer) < 0
-        with self._noting_failure():
-            await self._inner.revoked([Partition(*tp) for tp in revoked], lost=lost)
-
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        with self._noting_failure():
-            if self._latest:
-                await self._skip_to_end(assigned)
-            await self._inner.assigned([Partition(*tp) for tp in assigned])
-            self.settled = True
-
-    @contextmanager
-    def _noting_failure(self) -> Iterator[None]:
-        """Only logged by aiokafka, an error would leave us waiting for ever."""
-        try:
-            yield
-        except Exception as error:
-            self._failure = error
-            raise
-
-    def raise_failure(self) -> None:
-        """Raise `ConsumerBrokenError` if a callback has failed."""
-        if self._failure is not None:
-            raise ConsumerBrokenError("a rebalance failed") from self._failure
-
-    async def _skip_to_end(self, assigned: set[TopicPartition]) -> None:
-        """Begin at the end where nothing was committed.
-
-        Not through aiokafka's reset strategy: that one also decides where to go on after retention
-        has deleted what was committed, and must not skip what is left then.
-        """
-        known = await self._consumer._coordinator.fetch_committed_offsets(list(assigned))
-        fresh = [tp for tp in assigned if tp not in known]
-        for tp, offset in (await self._consumer.end_offsets(fresh)).items() if fresh else ():
-            self._consumer.seek(tp, offset)
-
-
-def _generation(consumer: Any) -> int:
-    """The group's generation that this member belongs to; negative when it lost its membership."""
-    return int(consumer._coordinator.generation)
-
-
-def _state(consumer: Any, tp: TopicPartition) -> Any:
-    """The state of an assigned partition: the public position() waits, this does not."""
-    subscription = consumer._subscription.subscription
-    assignment = subscription.assignment if subscription is not None else None
-    return assignment.state_value(tp) if assignment is not None else None
+    Raises:
+        ConsumerBrokenError: It cannot be found out.
+    """
+    for frame, _ in walk_tb(error.__traceback__):
+        tp = frame.f_locals.get("tp")
+        if frame.f_code.co_name == "fetched_records" and tp in asked:
+            return tp
+    if len(asked) == 1:
+        return asked[0]
+    raise ConsumerBrokenError("a record could not be read") from error
 
 
 def _record(partition: Partition, record: Any) -> Record:
@@ -323,7 +360,7 @@ def _as_unavailable() -> Iterator[None]:
     """Turn aiokafka's errors into ours, by what they mean."""
     try:
         yield
-    except (CommitFailedError, IllegalStateError):
+    except (CommitFailedError, IllegalStateError, CorruptRecordException):
         raise
     except TopicAuthorizationFailedError as error:
         raise KafkaUnavailableError(

@@ -44,6 +44,26 @@ class MembershipLostError(FlowBindingError):
     retriable = True
 
 
+class RecordUnreadableError(FlowBindingError):
+    """The client cannot parse a record: the broker gives the same bytes again and again.
+
+    Args:
+        partition: Where it is.
+        position: The offset from which on nothing can be read.
+    """
+
+    reason = "RecordUnreadable"
+
+    def __init__(self, partition: Partition, position: int) -> None:
+        super().__init__(
+            f"{partition.topic}-{partition.partition}: the record at or next after offset"
+            f" {position} cannot be read (a header's name that is no UTF-8, or broken bytes); this"
+            " partition waits there: stop the workers and move the group's offset beyond it"
+        )
+        self.partition = partition
+        self.position = position
+
+
 class RecordTooLargeError(FlowBindingError):
     """The broker, or the topic, does not take a record of this size."""
 
@@ -111,6 +131,8 @@ class ConsumerPort(Protocol):
 
         Raises:
             KafkaUnavailableError: Try again later.
+            RecordUnreadableError: Nothing more of this partition can be read; do not want it again
+                before it is assigned anew. Nothing of the others is lost.
             ConsumerBrokenError: Stop it and start another.
         """
 

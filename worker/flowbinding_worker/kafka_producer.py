@@ -153,8 +153,12 @@ class KafkaProducer:
     async def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await _close(connection.producer)
-            connection.gone.set_result(None)
+            try:
+                await _close(connection.producer)
+            finally:
+                # Also when cancelled meanwhile: whoever waits would wait for ever.
+                if not connection.gone.done():
+                    connection.gone.set_result(None)
 
 
 class _Connection:

@@ -46,8 +46,8 @@ class Failure(StrEnum):
     """What a failed run means for its message and for the others.
 
     TRANSIENT: may pass by itself; retried with back-off, at most `retry.maxAttempts` runs.
-    THROTTLE: the server asks for less; retried after `retry_after_seconds`, not counted as a
-        failure of the message.
+    THROTTLE: the server asks for less; retried after `retry_after_seconds`, and hardly counted as
+        a failure of the message: see `retry`.
     POISON: this message can never succeed; a dead letter at once.
     CONFIGURATION: no message can succeed until somebody repairs something; nothing is lost or
         counted, the circuit opens and probes.
@@ -79,6 +79,8 @@ class ProcessingError(FlowBindingError):
         status: HTTP status, if there was one.
         response: The server's answer, cut to 2 KiB.
         retry_after_seconds: When the server said when to come back.
+        ran: Whether the run happened, so that its message may be to blame for the failure; False
+            when the server was not reached or did not get so far.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class ProcessingError(FlowBindingError):
         status: int | None = None,
         response: str = "",
         retry_after_seconds: float | None = None,
+        ran: bool = False,
     ) -> None:
         super().__init__(
             message, reason=reason, retriable=failure in (Failure.TRANSIENT, Failure.THROTTLE)
@@ -100,6 +103,7 @@ class ProcessingError(FlowBindingError):
         self.status = status
         self.response = response[:2048]
         self.retry_after_seconds = retry_after_seconds
+        self.ran = ran
 
 
 @dataclass(frozen=True, slots=True)

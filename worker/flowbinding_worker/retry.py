@@ -11,6 +11,10 @@ from flowbinding_worker.ports import Failure, ProcessingError
 
 MAX_THROTTLE_SECONDS = 300.0
 """Longest wait that a server may ask for."""
+THROTTLES_PER_ATTEMPT = 10
+"""So many throttled runs of a message cost it one attempt, ..."""
+THROTTLE_SECONDS_PER_ATTEMPT = 60.0
+"""... if it has waited so long because of them: an outage of a minute costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,7 @@ class RetryPolicy:
         if error.failure is Failure.CONFIGURATION:
             return 0.0
         if error.failure is Failure.THROTTLE:
-            job.throttled += 1
-            asked = min(error.retry_after_seconds or 0.0, MAX_THROTTLE_SECONDS)
-            return max(asked, self._wait(job.throttled))
+            return self._throttled(job, error, spared=spared)
         if error.failure is Failure.TRANSIENT and spared:
             return 0.0
         job.attempts += 1
@@ -68,6 +70,23 @@ class RetryPolicy:
         if error.failure is Failure.POISON or job.attempts >= self._most:
             return None
         return max(error.retry_after_seconds or 0.0, self._wait(job.attempts))
+
+    def _throttled(self, job: Job, error: ProcessingError, *, spared: bool) -> float | None:
+        job.throttled += 1
+        if not spared:
+            job.spent_throttles += 1
+            enough = job.spent_throttles >= THROTTLES_PER_ATTEMPT
+            if enough and job.spent_seconds >= THROTTLE_SECONDS_PER_ATTEMPT:
+                # A message that quotes a rate limit in its own error must leave in the end.
+                job.spent_throttles, job.spent_seconds = 0, 0.0
+                job.attempts += 1
+                if job.attempts >= self._most:
+                    return None
+        asked = min(error.retry_after_seconds or 0.0, MAX_THROTTLE_SECONDS)
+        delay = max(asked, self._wait(job.throttled))
+        if not spared:
+            job.spent_seconds += delay
+        return delay
 
     def _wait(self, failures: int) -> float:
         return self._backoff.delay(failures, self._draw.random())

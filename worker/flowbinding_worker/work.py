@@ -18,7 +18,7 @@ from flowbinding_worker.figures import Busy
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import Batch
 from flowbinding_worker.metrics import Metrics
-from flowbinding_worker.ports import Partition, ProcessingError
+from flowbinding_worker.ports import Failure, Partition, ProcessingError
 from flowbinding_worker.processing import Outcome, OutdatedError, Processor, unexpected, where
 from flowbinding_worker.retry import RetryPolicy
 from flowbinding_worker.scheduler import Scheduler
@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 CANCEL_SECONDS = 1.0
 """How long cancelled runs may take to notice; afterwards they have no effect anyway."""
-FLOW_RAN = 500
-"""Status of an answer to a run that happened and failed, so that its message is to blame too."""
 
 
 class Work:
@@ -62,6 +60,7 @@ class Work:
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises when a fault in the worker itself ended a run."""
         self.ends: dict[Partition, int] = {}
+        self._blocked: set[Partition] = set()
         self._processor = processor
         self._retry = retry
         self._metrics = metrics
@@ -79,6 +78,17 @@ class Work:
             and (offset := tracker.committable) is not None
         )
         return sum(max(0, n) for n in behind)
+
+    def wanted(self) -> dict[Partition, int]:
+        """Partitions to fetch from, and how many messages of each at most."""
+        wanted = self.scheduler.wanted()
+        return {p: most for p, most in wanted.items() if p not in self._blocked}
+
+    def block(self, partition: Partition, reason: str, message: str) -> None:
+        """Fetch nothing more of a partition in this assignment; what was fetched goes on."""
+        if partition in self.trackers:
+            self._blocked.add(partition)
+            self._trouble.report(_part(partition), reason, message)
 
     def assign(self, trackers: Mapping[Partition, Tracker]) -> None:
         """Begin with partitions; each tracker is the new epoch of its partition."""
@@ -149,6 +159,8 @@ class Work:
         self.halt(partitions)
         for partition in partitions:
             self.ends.pop(partition, None)
+            self._blocked.discard(partition)
+            self._trouble.clear(_part(partition))
             tracker = self.trackers.pop(partition, None)
             if tracker is not None:
                 tracker.retired = True
@@ -198,8 +210,10 @@ class Work:
         self._metrics.failures.labels(error.failure.value).inc()
         job.first_failure_ms = job.first_failure_ms or time.time_ns() // 1_000_000
         # While the flow fails for all, no message loses attempts. Except the one that a probe has
-        # actually run: if all messages left are bad ones, they must leave one by one in the end.
-        spared = self.circuit.is_open and not (call.probe and error.status == FLOW_RAN)
+        # actually run: if all messages left are bad ones, they must leave one by one in the end. A
+        # server that asks for less says nothing about the message, however often it is asked.
+        blamed = call.probe and error.ran and error.failure is not Failure.THROTTLE
+        spared = self.circuit.is_open and not blamed
         delay = self._retry.delay(job, error, spared=spared)
         log.warning(
             "attempt failed",
@@ -207,11 +221,13 @@ class Work:
             reason=error.reason,
             error=str(error),
             status=error.status,
-            response=error.response,
             attempts=job.attempts,
             retry_seconds=None if delay is None else round(delay, 3),
             **where(job.record),
         )
+        if error.response:
+            # It may quote the message.
+            log.debug("response", response=error.response, **where(job.record))
         return delay
 
     def _done(self, job: Job, outcome: Outcome) -> None:
@@ -266,11 +282,23 @@ class Work:
         return tracker
 
     def _set_timer(self) -> None:
-        """One timer for whatever is due first."""
+        """One timer for whatever is due first.
+
+        A probe that is due already needs none: it waits for a message, not for a time.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        times = [t for t in (self.scheduler.next_due(), self.circuit.next_probe()) if t is not None]
+        now = time.monotonic()
+        due, probe = self.scheduler.next_due(), self.circuit.next_probe()
+        times = [due] if due is not None else []
+        if probe is not None and probe > now:
+            times.append(probe)
         if times:
-            delay = max(0.0, min(times) - time.monotonic())
+            delay = max(0.0, min(times) - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
+
+
+def _part(partition: Partition) -> str:
+    """Names a partition in `Trouble`."""
+    return f"partition {partition.topic}-{partition.partition}"

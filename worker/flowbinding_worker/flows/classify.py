@@ -84,17 +84,24 @@ def run_failed(message: str, *, status: int | None = None, response: str = "") -
         reason="FlowThrottled" if limited else Reason.FLOW_FAILING,
         status=status,
         response=response,
+        ran=True,
     )
 
 
 def timed_out(seconds: float) -> ProcessingError:
-    """A run without an answer in time. It may go on at the server: Langflow does not stop it."""
+    """A run without an answer in time. It may go on at the server: Langflow does not stop it.
+
+    It counts as a run that happened: a message that takes too long whenever it is tried must leave
+    in the end. A server that accepts connections and never answers looks the same, so during such
+    an outage each probe costs its message an attempt; probes are `timeoutSeconds` apart at least.
+    """
     return ProcessingError(
         f"no answer within spec.flow.timeoutSeconds ({seconds:g} s); outcome unknown, the run may"
         " still finish",
         failure=Failure.TRANSIENT,
         stage=Stage.CALL,
         reason="FlowTimeout",
+        ran=True,
     )
 
 
@@ -128,6 +135,8 @@ def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
         status=answer.status,
         response=answer.body,
         retry_after_seconds=retry_after_seconds(answer.retry_after, now=now),
+        # A 404 that is transient comes from inside a component.
+        ran=answer.status == 500 or (answer.status == 404 and failure is not Failure.CONFIGURATION),
     )
 
 

@@ -19,7 +19,45 @@ from typing import Any
 
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.flows.classify import misconfigured, run_failed
-from flowbinding_worker.ports import FlowResult
+from flowbinding_worker.ports import Failure, FlowResult, ProcessingError
+
+
+class Answers:
+    """Takes the answers of one flow, and learns from them that the flow can answer at all.
+
+    A flow that has answered before is not misconfigured: one whose router went past the output for
+    this message gives no answer to this message, which must not stop the others.
+
+    Args:
+        output_component: Id of the component whose answer counts; None when there is only one.
+    """
+
+    def __init__(self, output_component: str | None) -> None:
+        self._component = output_component
+        self.proven = False
+        """Whether a run has given an answer; to be reset when the flow is another."""
+
+    def of(self, document: Any) -> FlowResult:
+        """The answer of a run; see `extract`.
+
+        Raises:
+            ProcessingError: As `extract` does, but POISON with reason NoAnswer instead of
+                CONFIGURATION once a run has given an answer.
+        """
+        try:
+            result = extract(document, self._component)
+        except ProcessingError as error:
+            if self.proven and error.failure is Failure.CONFIGURATION:
+                raise ProcessingError(
+                    f"no answer to this message: {error}",
+                    failure=Failure.POISON,
+                    stage=error.stage,
+                    reason="NoAnswer",
+                    ran=True,
+                ) from None
+            raise
+        self.proven = True
+        return result
 
 
 def extract(document: Any, output_component: str | None = None) -> FlowResult:

@@ -28,7 +28,7 @@ from flowbinding_worker.flows.classify import (
     timed_out,
     unreachable,
 )
-from flowbinding_worker.flows.extract import extract
+from flowbinding_worker.flows.extract import Answers
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
 
 CONNECT_SECONDS = 10.0
@@ -67,6 +67,7 @@ class LangflowFlow:
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
         self._url = httpx.URL()
+        self._answers = Answers(flow.output_component)
 
     async def start(self) -> None:
         """Prepare the client and check that the API key can be read; calls nothing.
@@ -171,7 +172,7 @@ class LangflowFlow:
                 status=answer.status,
                 response=answer.body,
             ) from None
-        return extract(document, self._flow.output_component)
+        return self._answers.of(document)
 
 
 def make_transport(server: httpx.URL, slots: int) -> httpx.AsyncBaseTransport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from flowbinding_api.reasons import Reason
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import lfx_engine
 from flowbinding_worker.flows.classify import misconfigured, run_failed, timed_out
-from flowbinding_worker.flows.extract import extract
+from flowbinding_worker.flows.extract import Answers
 from flowbinding_worker.flows.lfx_engine import Engine
-from flowbinding_worker.ports import FlowRequest, FlowResult, ProcessingError
+from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
 
 _SPARE_THREADS = 4
 """For the worker's own blocking calls, beside one thread for each run."""
@@ -46,6 +46,8 @@ class LocalFlow:
         self._executor: ThreadPoolExecutor | None = None
         self._raw = b""
         self._document: dict[str, Any] = {}
+        self._answers = Answers(flow.output_component)
+        self._rendered = any(map(_has_template, flow.tweaks.values()))
 
     async def start(self) -> None:
         """Import lfx (3-6 s, in a thread) and check the flow file.
@@ -74,10 +76,9 @@ class LocalFlow:
             graph = engine.build(document, request.tweaks)
         # Whatever is wrong in a graph can surface as anything; tweaks are all that is new to it.
         except Exception as error:  # noqa: BLE001
-            raise misconfigured(
-                f"spec.flow.tweaks do not fit the flow {self._place()}: {error}"
-            ) from None
-        return extract(await self._answer(engine, graph, request), self._flow.output_component)
+            raise self._unfit(engine, error) from None
+        answers = self._answers
+        return answers.of(await self._answer(engine, graph, request))
 
     async def close(self) -> None:
         """Forget the flow. lfx stays imported: Python cannot take that back."""
@@ -112,6 +113,20 @@ class LocalFlow:
                 return self._invalid(f"a component's code does not compile: {cause}")
         return run_failed(str(error) or type(error).__name__)
 
+    def _unfit(self, engine: Engine, error: Exception) -> ProcessingError:
+        """Tweaks that the flow cannot be built with, although it can without them.
+
+        What the message put into them is to blame, if it did, or if they fitted before; but never
+        for the name of a field that lfx protects, as names are no templates.
+        """
+        problem = f"spec.flow.tweaks do not fit the flow {self._place()}: {error}"
+        per_message = self._rendered and not isinstance(error, engine.tweak_refused)
+        if not per_message and not self._answers.proven:
+            return misconfigured(problem)
+        return ProcessingError(
+            problem, failure=Failure.POISON, stage=Stage.TEMPLATE, reason="TweaksRefused"
+        )
+
     async def _loaded_engine(self) -> Engine:
         if self._engine is None:
             try:
@@ -131,6 +146,7 @@ class LocalFlow:
             document = self._parsed(raw)
             self._try(engine, document)
             self._raw, self._document = raw, document
+            self._answers = Answers(self._flow.output_component)
         return self._document
 
     def _read(self) -> bytes:
@@ -171,6 +187,15 @@ class LocalFlow:
         if ref is not None:
             return f"{ref.key} of ConfigMap {ref.name} (spec.flow.file.configMapKeyRef)"
         return f"{file.path if file is not None else None} (spec.flow.file.path)"
+
+
+def _has_template(value: Any) -> bool:
+    """Whether any text in a tree of JSON data depends on the message."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, Mapping):
+        return any(map(_has_template, value.values()))
+    return isinstance(value, list) and any(map(_has_template, value))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,0 +1,103 @@
+"""Reads the Secrets and ConfigMaps that bindings refer to, and remembers them for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowbinding_api.binding import FlowBinding
+from flowbinding_api.spec import Kafka
+from flowbinding_operator.desired import content_hash
+from flowbinding_operator.kube import Kube, KubeError
+from flowbinding_operator.references import (
+    Kind,
+    Missing,
+    Objects,
+    Reference,
+    check,
+    data,
+    references_in,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What reading a binding's references gave.
+
+    Attributes:
+        objects: What was found; None for what does not exist or must not be read.
+        refused: Of the latter, the API server's words.
+        at: When, on the clock of the reader, in seconds.
+    """
+
+    objects: dict[tuple[Kind, str], Mapping[str, Any] | None] = field(default_factory=dict)
+    refused: dict[tuple[Kind, str], str] = field(default_factory=dict)
+    at: float = float("-inf")
+
+    def missing(self, wanted: tuple[Reference, ...], binding: FlowBinding) -> Missing | None:
+        """The first thing wrong with the references, if any."""
+        return check(wanted, self.objects, binding, self.refused)
+
+
+class Referenced:
+    """All bindings' Secrets and ConfigMaps. They are not watched."""
+
+    def __init__(self, kube: Kube, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._known: dict[str, Known] = {}
+
+    def forget(self, key: str) -> None:
+        """Drop what is remembered of a binding."""
+        self._known.pop(key, None)
+
+    async def read(
+        self, binding: FlowBinding, wanted: tuple[Reference, ...], *, believed: float
+    ) -> Known:
+        """What `wanted` leads to: as it was at most `believed` seconds ago, if it was complete.
+
+        Raises:
+            KubeError: When the API server gives no answer, or the namespace is about to go.
+        """
+        known = self._known.get(binding.key, Known())
+        names = {(item.kind, item.name) for item in wanted}
+        complete = known.objects.keys() == names and known.missing(wanted, binding) is None
+        if complete and self._clock() - known.at < believed:
+            return known
+        fresh = Known(at=self._clock())
+        for kind, name in sorted(names):
+            fresh.objects[kind, name] = None
+            try:
+                item = await self._kube.get(kind, binding.metadata.namespace, name)
+            except KubeError as error:
+                if not error.refusal:
+                    raise
+                fresh.refused[kind, name] = str(error)
+            else:
+                fresh.objects[kind, name] = item
+        self._known[binding.key] = fresh
+        return fresh
+
+
+def version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
+    """What changes with a referenced object.
+
+    Of a Secret only its version: a hash of a short password could be guessed by those who may read
+    Deployments.
+    """
+    item = objects.get((reference.kind, reference.name)) or {}
+    if reference.kind == "Secret":
+        metadata = item.get("metadata") or {}
+        return (reference.name, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+    content = data(item).get(reference.key, b"")
+    return (reference.name, reference.key, content_hash(content.hex()))
+
+
+def cluster_id(kafka: Kafka, objects: Objects) -> str:
+    """Identifies a cluster and a set of credentials: bindings that share it share a client."""
+    names = {ref.name for ref in references_in("spec.kafka", kafka)}
+    secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
+    digest = content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])
+    return f"{kafka.bootstrap_servers}#{digest}"

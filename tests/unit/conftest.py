@@ -1,0 +1,31 @@
+"""Fixtures of the worker's unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from flowbinding_worker import circuit, committer, engine
+from flowbinding_worker.retry import Backoff
+from worker_fakes import FakeBroker
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
+    """An empty broker, and an engine that waits for nothing long.
+
+    At its end no commit may have passed a message that was not finished.
+    """
+    monkeypatch.setattr(committer, "INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(committer, "FIGURES_SECONDS", 0.05)
+    monkeypatch.setattr(committer, "COMMIT_SECONDS", 0.2)
+    monkeypatch.setattr(engine, "_BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr(engine, "HEAL_SECONDS", 0.02)
+    monkeypatch.setattr("flowbinding_worker.sinks._BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr(circuit, "FIRST_PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(circuit, "MAX_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(circuit, "MAX_PROBE_SECONDS_TRANSIENT", 0.05)
+    broker = FakeBroker()
+    yield broker
+    assert broker.lost == []
