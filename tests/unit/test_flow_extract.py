@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowbinding_worker.flows.extract import extract
+from flowbinding_worker.flows.extract import Answers, extract
 from flowbinding_worker.payload.answer import as_data
 from flowbinding_worker.ports import Failure, FlowResult, ProcessingError
 
@@ -185,3 +185,32 @@ def test_what_is_no_answer_of_langflow(document: Any) -> None:
 @pytest.mark.parametrize("outputs", [[None], [{}], [{"outputs": None}], [{"outputs": [None]}], []])
 def test_empty_runs(outputs: list[Any]) -> None:
     assert "no output component answered" in str(refused({"outputs": outputs}))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"outputs": []},
+        {"outputs": [{"outputs": []}]},
+        {"outputs": [{"outputs": [{"component_id": "other", "results": {}}]}]},
+        {"outputs": [{"outputs": [{"component_id": "C", "results": {}}]}]},
+    ],
+    ids=["no-run", "no-output", "other-component", "no-text-nor-data"],
+)
+def test_a_flow_that_has_answered_is_not_misconfigured(document: dict[str, Any]) -> None:
+    """A router may go past the output for one message; the others must not wait for it."""
+    good = {"outputs": [{"outputs": [{"component_id": "C", "results": {"m": {"text": "hi"}}}]}]}
+    answers = Answers("C")
+    with pytest.raises(ProcessingError) as raised:
+        answers.of(document)
+    assert raised.value.failure is Failure.CONFIGURATION
+    assert answers.of(good).value == "hi"
+    with pytest.raises(ProcessingError) as raised:
+        answers.of(document)
+    assert (raised.value.failure, raised.value.reason) == (Failure.POISON, "NoAnswer")
+
+
+def test_an_answer_that_is_an_error_is_a_run_that_happened() -> None:
+    message = {"text": "no", "error": True}
+    error = refused({"outputs": [{"outputs": [{"component_id": "C", "results": {"m": message}}]}]})
+    assert (error.failure, error.ran) == (Failure.TRANSIENT, True)

@@ -20,6 +20,10 @@ from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 REQUEST = FlowRequest("in-0-7", "hello", "s-1", {"A": {"b": 1}})
 
 
+class TweakRefused(ValueError):
+    """As lfx's TweakRefusedError."""
+
+
 @dataclass
 class StandIn:
     """An engine that answers `<name of the document>: <input>`, or does what `fails` says."""
@@ -27,10 +31,14 @@ class StandIn:
     built: list[Mapping[str, Any]] = field(default_factory=list)
     fails: BaseException | None = None
     hangs: bool = False
+    silent: bool = False
+    tweak_refused: type[Exception] = TweakRefused
 
     def build(self, document: dict[str, Any], tweaks: Mapping[str, Any]) -> Any:
         if "bad" in document["data"]:
             raise KeyError("nodes")
+        if "protected" in tweaks:
+            raise TweakRefused("protected")
         if "refused" in tweaks:
             raise ValueError("Refused tweak keys ['code']: protected")
         self.built.append(tweaks)
@@ -41,6 +49,8 @@ class StandIn:
             await asyncio.Event().wait()
         if self.fails is not None:
             raise ValueError("Error running graph: inner") from self.fails
+        if self.silent:
+            return {"outputs": []}
         text = f"{graph}: {request.input}"
         return {"outputs": [{"outputs": [{"component_id": "C", "results": {"m": {"text": text}}}]}]}
 
@@ -185,3 +195,40 @@ async def test_the_timeout(path: Path, engine: StandIn) -> None:
     engine.hangs = True
     error = await refused(local(path, timeoutSeconds=0.05))
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
+
+
+@pytest.mark.parametrize(
+    ("written", "proven", "tweaks", "failure"),
+    [
+        ({"A": {"b": 1}}, False, {"refused": 1}, Failure.CONFIGURATION),
+        ({"A": {"b": 1}}, True, {"refused": 1}, Failure.POISON),
+        ({"A": {"b": "{{ value.b }}"}}, False, {"refused": 1}, Failure.POISON),
+        ({"A": [{"b": "{% if a %}x{% endif %}"}]}, False, {"refused": 1}, Failure.POISON),
+        ({"A": {"b": "{{ value.b }}"}}, False, {"protected": 1}, Failure.CONFIGURATION),
+    ],
+)
+@pytest.mark.usefixtures("engine")
+async def test_tweaks_that_a_message_made_unfit_are_its_problem(
+    path: Path, written: dict[str, Any], proven: bool, tweaks: dict[str, Any], failure: Failure
+) -> None:
+    flow = local(path, tweaks=written)
+    await flow.start()
+    if proven:
+        await flow.run(REQUEST)
+    with pytest.raises(ProcessingError) as raised:
+        await flow.run(FlowRequest("r", "x", "s", tweaks))
+    assert raised.value.failure is failure
+    assert "spec.flow.tweaks" in str(raised.value)
+
+
+async def test_a_message_without_an_answer(path: Path, engine: StandIn) -> None:
+    flow = local(path)
+    engine.silent = True
+    assert (await refused(flow)).failure is Failure.CONFIGURATION
+    engine.silent = False
+    await flow.run(REQUEST)
+    engine.silent = True
+    error = await refused(flow)
+    assert (error.failure, error.reason) == (Failure.POISON, "NoAnswer")
+    write(path, name="another")
+    assert (await refused(flow)).failure is Failure.CONFIGURATION, "nothing is known of this flow"

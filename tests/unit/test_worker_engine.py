@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 
 from flowbinding_api.offsets import decode
+from flowbinding_worker import engine as engine_module
 from flowbinding_worker.flows.classify import Answer, http_failure, run_failed, timed_out
 from flowbinding_worker.kafka_port import KafkaUnavailableError
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
@@ -287,3 +290,51 @@ async def test_a_fault_in_the_engine_ends_the_worker(
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(asyncio.shield(worker.task), 5)
         assert worker.consumer.stopped, "the group need not wait for the session timeout"
+
+
+async def test_a_probe_that_is_due_waits_for_a_message_without_a_timer(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = FakeFlow()
+    flow.start_error = refuse(Failure.CONFIGURATION)
+    monkeypatch.setattr(engine_module, "HEAL_SECONDS", 60)
+    async with Worker(broker, flow) as worker:
+        work = worker.engine._parts.work
+        await until(lambda: worker.engine.ready)
+        # Nothing but timers may dispatch from here on.
+        polling = asyncio.Event()
+
+        async def silent(*_: Any) -> Any:
+            await polling.wait()
+            return []
+
+        monkeypatch.setattr(worker.consumer, "poll", silent)
+        await asyncio.sleep(0.05)
+        assert work.circuit.allows(time.monotonic())
+        dispatches = 0
+        dispatch = work.dispatch
+
+        def counting() -> None:
+            nonlocal dispatches
+            dispatches += 1
+            dispatch()
+
+        monkeypatch.setattr(work, "dispatch", counting)
+        counting()
+        await asyncio.sleep(0.1)
+        assert dispatches == 1
+        polling.set()
+
+
+async def test_what_a_server_answered_is_in_no_log_above_debug(broker: FakeBroker) -> None:
+    async def answer(request: FlowRequest) -> str:
+        raise refuse(Failure.POISON, 422)
+
+    broker.produce(texts(0))
+    with structlog.testing.capture_logs() as logs:
+        async with Worker(broker, FakeFlow(answer)) as worker:
+            await until(lambda: worker.committed == 1)
+    [failed] = [entry for entry in logs if entry["event"] == "attempt failed"]
+    assert failed["status"] == 422
+    levels = {entry["log_level"] for entry in logs if "because" in str(entry)}
+    assert levels == {"debug"}

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from flowbinding_api.offsets import decode
+from flowbinding_worker import committer as committer_module
 from flowbinding_worker import engine as engine_module
 from flowbinding_worker.kafka_port import (
     ConsumerBrokenError,
     KafkaUnavailableError,
     MembershipLostError,
     Position,
+    RebalancingError,
+    RecordUnreadableError,
 )
 from flowbinding_worker.ports import FlowRequest, Partition, Record
 from worker_fakes import P0, P1, FakeBroker, FakeFlow, Gate, Worker, figures, texts, until
@@ -295,3 +298,75 @@ async def test_a_slow_partition_does_not_hold_the_others_back(broker: FakeBroker
         assert worker.committed == 0
         gate.events["m0"].set()
         await until(lambda: worker.committed == 1)
+
+
+async def test_a_record_that_cannot_be_read_stops_its_partition_until_it_is_assigned_anew(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "STUCK_SECONDS", 0.05)
+    broker.produce(texts(0), 0)
+    broker.produce(texts(1), 1)
+    worker = Worker(broker, FakeFlow())
+    worker.consumer.on_start = [P0, P1]
+    poll, unreadable = worker.consumer.poll, True
+
+    async def failing(wanted: Any, seconds: float) -> Any:
+        if unreadable and P0 in wanted:
+            raise RecordUnreadableError(P0, 0)
+        return await poll(wanted, seconds)
+
+    monkeypatch.setattr(worker.consumer, "poll", failing)
+    async with worker:
+        await until(lambda: P1 in broker.commits and broker.commits[P1].offset == 1)
+        await until(lambda: figures(broker, P1).reason == "RecordUnreadable")
+        assert "in-0: the record at or next after offset 0" in figures(broker, P1).message
+        await asyncio.sleep(0.1)
+        assert not worker.consumer.stopped, "it is not stuck"
+        await worker.consumer.revoke()
+        unreadable = False
+        await worker.consumer.assign([P0])
+        await until(lambda: worker.committed == 1)
+        await until(lambda: figures(broker).reason == "")
+
+
+async def test_an_assignment_that_comes_while_a_broken_consumer_stops_is_void(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.produce(texts(0))
+    worker = Worker(broker, FakeFlow())
+    errors = iter([ConsumerBrokenError("gone")])
+    poll, stop = worker.consumer.poll, worker.consumer.stop
+
+    async def breaking(*args: Any) -> Any:
+        if (error := next(errors, None)) is not None:
+            raise error
+        return await poll(*args)
+
+    async def stopping() -> bool:
+        await worker.consumer.assign([P1])
+        worker.consumer.positions.clear()
+        return await stop()
+
+    monkeypatch.setattr(worker.consumer, "poll", breaking)
+    monkeypatch.setattr(worker.consumer, "stop", stopping)
+    async with worker:
+        await until(lambda: worker.committed == 1)
+        assert list(worker.engine._parts.work.trackers) == [P0]
+        monkeypatch.setattr(worker.consumer, "stop", stop)
+
+
+async def test_commits_that_are_put_off_for_long_are_a_trouble(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer_module, "PUT_OFF_SECONDS", 0.1)
+    worker = Worker(broker, FakeFlow())
+    worker.consumer.refusal = RebalancingError("none is assigned")
+    async with worker:
+        trouble = worker.engine._parts.trouble
+        await until(lambda: worker.engine.ready)
+        await asyncio.sleep(0.04)
+        assert trouble.reason == "", "a rebalance is no trouble"
+        await until(lambda: trouble.message == "commits are put off: none is assigned")
+        worker.consumer.refusal = None
+        await until(lambda: worker.committed == 0)
+        assert trouble.reason == ""

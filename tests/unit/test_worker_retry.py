@@ -88,3 +88,33 @@ def test_retry_after_holds_for_transient_failures_too() -> None:
     delay = policy().delay(job(), error(Failure.TRANSIENT, 7.0), spared=False)
     assert delay is not None
     assert delay >= 7.0
+
+
+def test_throttling_that_lasts_costs_an_attempt_for_ten_runs_and_a_minute() -> None:
+    tried, made = job(), policy(maxAttempts=2, maxBackoffSeconds=1)
+    costs = []
+    for n in range(1, 100):
+        if made.delay(tried, error(Failure.THROTTLE, 10.0), spared=False) is None:
+            costs.append(n)
+            break
+        if tried.attempts > len(costs):
+            costs.append(n)
+    assert costs == [10, 20], "no sooner than after 90 s each"
+
+
+@pytest.mark.parametrize("asked", [None, 0.5, 5.0, 30.0])
+def test_a_minute_of_throttling_makes_no_dead_letter(asked: float | None) -> None:
+    tried, made = job(), policy(maxAttempts=1, initialBackoffSeconds=0.01, maxBackoffSeconds=0.5)
+    waited = 0.0
+    while waited < 60:
+        delay = made.delay(tried, error(Failure.THROTTLE, asked), spared=False)
+        assert delay is not None
+        waited += delay
+    assert tried.attempts == 0
+
+
+def test_throttling_while_the_circuit_is_open_costs_nothing() -> None:
+    tried, made = job(), policy(maxAttempts=1)
+    for _ in range(100):
+        assert made.delay(tried, error(Failure.THROTTLE, 60.0), spared=True) is not None
+    assert tried.attempts == 0
