@@ -178,7 +178,7 @@ def test_every_setting_arrives(chart: Chart, monkeypatch: pytest.MonkeyPatch) ->
     assert found.poll_seconds == 0.5
     assert (found.log_level, found.log_format) == ("debug", "console")
     assert found.worker_image_pull_secrets == ("registry",)
-    assert found.worker_resources.limits == resources["limits"]
+    assert found.worker_resources.limits == {"memory": "2Gi", "cpu": "2"}
     kafka = found.default_kafka.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert kafka == EVERYTHING["kafka"]
 

@@ -20,7 +20,7 @@ from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 REQUEST = FlowRequest("in-0-7", "hello", "s-1", {"A": {"b": 1}})
 
 
-class TweakRefused(ValueError):
+class TweakRefusedError(ValueError):
     """As lfx's TweakRefusedError."""
 
 
@@ -32,13 +32,13 @@ class StandIn:
     fails: BaseException | None = None
     hangs: bool = False
     silent: bool = False
-    tweak_refused: type[Exception] = TweakRefused
+    tweak_refused: type[Exception] = TweakRefusedError
 
     def build(self, document: dict[str, Any], tweaks: Mapping[str, Any]) -> Any:
         if "bad" in document["data"]:
             raise KeyError("nodes")
         if "protected" in tweaks:
-            raise TweakRefused("protected")
+            raise TweakRefusedError("protected")
         if "refused" in tweaks:
             raise ValueError("Refused tweak keys ['code']: protected")
         self.built.append(tweaks)
@@ -205,6 +205,7 @@ async def test_the_timeout(path: Path, engine: StandIn) -> None:
         ({"A": {"b": "{{ value.b }}"}}, False, {"refused": 1}, Failure.POISON),
         ({"A": [{"b": "{% if a %}x{% endif %}"}]}, False, {"refused": 1}, Failure.POISON),
         ({"A": {"b": "{{ value.b }}"}}, False, {"protected": 1}, Failure.CONFIGURATION),
+        ({"A": {"b": "{{ value.b }}"}}, True, {"protected": 1}, Failure.CONFIGURATION),
     ],
 )
 @pytest.mark.usefixtures("engine")

@@ -120,8 +120,8 @@ class LocalFlow:
         for the name of a field that lfx protects, as names are no templates.
         """
         problem = f"spec.flow.tweaks do not fit the flow {self._place()}: {error}"
-        per_message = self._rendered and not isinstance(error, engine.tweak_refused)
-        if not per_message and not self._answers.proven:
+        protected = isinstance(error, engine.tweak_refused)
+        if protected or not (self._rendered or self._answers.proven):
             return misconfigured(problem)
         return ProcessingError(
             problem, failure=Failure.POISON, stage=Stage.TEMPLATE, reason="TweaksRefused"
