@@ -55,6 +55,7 @@ class Reason(StrEnum):
     # Degraded, as workers report it
     OUTPUT_UNAVAILABLE = "OutputUnavailable"
     DEAD_LETTER_UNAVAILABLE = "DeadLetterUnavailable"
+    RECORD_UNREADABLE = "RecordUnreadable"
 
     # ScalingActive, ScalingLimited, status.reason
     LAG_KNOWN = "LagKnown"

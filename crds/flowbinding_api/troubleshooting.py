@@ -161,6 +161,13 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "Dead letters cannot be written; the messages they stand for wait.",
         "Create the dead-letter topic, or grant WRITE.",
     ),
+    Reason.RECORD_UNREADABLE: (
+        "Degraded=True",
+        "A record cannot be read from its partition: a damaged batch, or a header name that is not "
+        "UTF-8. That partition waits at the record; the others go on.",
+        "The message names partition and offset. Move the group's offset past it if it can be "
+        "spared, then delete the worker Pod that holds the partition.",
+    ),
     Reason.LAG_KNOWN: ("ScalingActive=True", "The lag is known.", ""),
     Reason.LAG_UNKNOWN: (
         "ScalingActive=False",

@@ -388,15 +388,12 @@ async def test_cancelling_a_run_cancels_the_request(
 
 
 async def test_a_message_without_an_answer_is_that_messages_problem(files: Files) -> None:
-    documents = iter([answer("run-echo-by-id"), {"outputs": []}])
-    flow = client(files, lambda _: httpx.Response(200, json=next(documents)))
+    good = answer("run-echo-by-id")
+    documents: list[dict[str, Any]] = [good, {"outputs": []}, good]
+    responses = iter([httpx.Response(200, json=d) for d in documents])
+    flow = client(files, lambda _: next(responses, httpx.Response(401)))
     await flow.run(REQUEST)
     error = await refused(flow)
     assert (error.failure, error.reason) == (Failure.POISON, "NoAnswer")
-
-
-async def test_a_refused_key_stays_a_matter_of_the_binding(files: Files) -> None:
-    responses = iter([httpx.Response(200, json=answer("run-echo-by-id")), httpx.Response(401)])
-    flow = client(files, lambda _: next(responses))
     await flow.run(REQUEST)
     assert (await refused(flow)).failure is Failure.CONFIGURATION

@@ -311,21 +311,22 @@ async def test_a_record_that_cannot_be_read_stops_its_partition_until_it_is_assi
     poll, unreadable = worker.consumer.poll, True
 
     async def failing(wanted: Any, seconds: float) -> Any:
-        if unreadable and P0 in wanted:
-            raise RecordUnreadableError(P0, 0)
+        if unreadable and P0 in wanted and worker.committed == 1:
+            raise RecordUnreadableError(P0, 1)
         return await poll(wanted, seconds)
 
     monkeypatch.setattr(worker.consumer, "poll", failing)
     async with worker:
         await until(lambda: P1 in broker.commits and broker.commits[P1].offset == 1)
         await until(lambda: figures(broker, P1).reason == "RecordUnreadable")
-        assert "in-0: the record at or next after offset 0" in figures(broker, P1).message
+        assert "in-0: the record at or next after offset 1" in figures(broker, P1).message
+        broker.produce(texts(2), 0)
         await asyncio.sleep(0.1)
         assert not worker.consumer.stopped, "it is not stuck"
         await worker.consumer.revoke()
         unreadable = False
         await worker.consumer.assign([P0])
-        await until(lambda: worker.committed == 1)
+        await until(lambda: worker.committed == 2)
         await until(lambda: figures(broker).reason == "")
 
 

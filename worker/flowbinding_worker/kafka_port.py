@@ -52,7 +52,7 @@ class RecordUnreadableError(FlowBindingError):
         position: The offset from which on nothing can be read.
     """
 
-    reason = "RecordUnreadable"
+    reason = Reason.RECORD_UNREADABLE
 
     def __init__(self, partition: Partition, position: int) -> None:
         super().__init__(
