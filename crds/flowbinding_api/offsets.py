@@ -22,6 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,7 +84,10 @@ class Progress:
 
     def is_done(self, offset: int) -> bool:
         """Whether the message at `offset` needs no run."""
-        return offset < self.hi_done and offset not in self.unfinished
+        if offset >= self.hi_done:
+            return False
+        at = bisect_left(self.unfinished, offset)
+        return at == len(self.unfinished) or self.unfinished[at] != offset
 
 
 @dataclass(frozen=True, slots=True)

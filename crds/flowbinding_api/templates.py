@@ -28,19 +28,6 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-VARIABLES = (
-    "value",
-    "text",
-    "key",
-    "headers",
-    "topic",
-    "partition",
-    "offset",
-    "timestamp",
-    "binding",
-)
-"""Names that every template sees. Templates of the output also see `result`."""
-
 MAX_SIZE = 10 * 1024 * 1024
 """Characters that a rendered text, or any value on the way to it, may have."""
 
@@ -137,27 +124,25 @@ def checked_template(text: str) -> str:
     Raises:
         ValueError: With line and reason, when it is no template.
     """
-    try:
-        _CHECKER.compile(text)
-    except TemplateSyntaxError as error:
-        raise ValueError(f"template line {error.lineno}: {error.message}") from None
-    except _TOO_DEEP:
-        raise ValueError("template: nested too deeply") from None
-    return text
+    return _checked(text, "template", _CHECKER.compile)
 
 
 def checked_expression(text: str) -> str:
     """`text` itself.
 
     Raises:
-        ValueError: With the reason, when it is no expression.
+        ValueError: With line and reason, when it is no expression.
     """
+    return _checked(text, "expression", _CHECKER.compile_expression)
+
+
+def _checked(text: str, what: str, compiled: Callable[[str], object]) -> str:
     try:
-        _CHECKER.compile_expression(text)
+        compiled(text)
     except TemplateSyntaxError as error:
-        raise ValueError(f"expression line {error.lineno}: {error.message}") from None
+        raise ValueError(f"{what} line {error.lineno}: {error.message}") from None
     except _TOO_DEEP:
-        raise ValueError("expression: nested too deeply") from None
+        raise ValueError(f"{what}: nested too deeply") from None
     return text
 
 

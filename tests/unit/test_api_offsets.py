@@ -65,6 +65,16 @@ def test_what_does_not_fit_forgets_what_is_done_and_never_what_is_not(
     assert not [offset for offset in full.unfinished if cut.is_done(offset)]
 
 
+@given(progress(), st.data())
+def test_done_is_what_is_below_and_not_unfinished(
+    given_progress: tuple[int, Progress], data: st.DataObject
+) -> None:
+    offset, expected = given_progress
+    near = st.sampled_from((offset, *expected.unfinished, expected.hi_done))
+    at = data.draw(near) + data.draw(st.integers(-1, 1))
+    assert expected.is_done(at) == (at < expected.hi_done and at not in set(expected.unfinished))
+
+
 @given(progress(), st.integers(1, 10**6))
 def test_metadata_never_speaks_for_another_offset(
     given_progress: tuple[int, Progress], moved: int
