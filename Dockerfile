@@ -11,6 +11,7 @@ WORKDIR /src
 COPY requirements/build.lock requirements/
 RUN pip install --no-cache-dir --require-hashes --requirement requirements/build.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY cli cli
 COPY crds crds
 COPY operator operator
 COPY worker worker

@@ -81,15 +81,29 @@ verify: install ## Generated files are up to date
 
 .PHONY: unit
 unit: install ## Fast tests without any server
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest -n 2 tests/unit
 
 .PHONY: integration
+# They wait more than they work: four at once. Tests that share a real engine stay together.
 integration: install ## Worker and lag client on a real broker, flows on real engines
-	@$(BIN)/pytest tests/integration
+	@$(BIN)/pytest -n 4 --dist loadgroup tests/integration
 
 .PHONY: e2e
 e2e: install ## Operator, chart and CRD on a real API server
 	@$(BIN)/pytest tests/e2e
+
+##@ Measure it
+
+.PHONY: bench
+bench: bench-worker bench-scaling ## All benchmarks
+
+.PHONY: bench-worker
+bench-worker: install ## The worker against the ideal and against others, 9 min; BENCH=--help, BENCH=--quick
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m worker $(BENCH)
+
+.PHONY: bench-scaling
+bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full for 20 seeds
+	@PYTHONPATH=benchmarks $(BIN)/python -m scaling --write $(SCALING)
 
 ##@ Change it
 
@@ -113,6 +127,7 @@ lock: ## Resolve the dependencies anew (needs uv)
 	$(LOCK) --constraint requirements/dev.lock --extra operator --extra local pyproject.toml -o requirements/local.lock
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(LOCK) - -o requirements/build.lock
 	$(LOCK) requirements/langflow-server.in -o requirements/langflow-server.lock
+	$(LOCK) --constraint requirements/dev.lock requirements/bench.in -o requirements/bench.lock
 
 .PHONY: image
 image: ## Build the container image (needs Docker)

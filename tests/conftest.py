@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 import kafkaio
 from kafkaio import TopicFactory
-from testbed import KafkaBroker, Testbed, gobuild
+from testbed import KafkaBroker, Testbed, files, gobuild
 
 ROOT = Path(__file__).parents[1]
 TIERS = ("integration", "e2e")
+EAGER_CLEANER = {"log.cleaner.backoff.ms": "500"}
+"""Compacted topics are compacted while a test waits; 15 s by default."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folder is the tier: `-m integration` and `-m e2e` select by it."""
+    """The folder is the tier: `-m integration` and `-m e2e` select by it. Slow tests go first.
+
+    Side by side with others, a slow one that begins last would make everybody wait.
+    """
     for item in items:
         for tier in TIERS:
             if tier in item.path.relative_to(ROOT / "tests").parts:
                 item.add_marker(tier)
+        if item.path.name == "test_flow_langflow.py":
+            # One process has the server, instead of each its own.
+            item.add_marker(pytest.mark.xdist_group("langflow"))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +58,32 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """A plain broker."""
-    with KafkaBroker(tmp_path_factory.mktemp("kafka")) as broker:
+def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[KafkaBroker]:
+    """A plain broker, shared by all processes of a test run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "kafka"
+    with _shared(KafkaBroker(folder, properties=EAGER_CLEANER)) as broker:
         yield broker
+
+
+@contextmanager
+def _shared(broker: KafkaBroker) -> Iterator[KafkaBroker]:
+    """Whoever needs the broker first starts it; the last one to leave stops it.
+
+    Each process holds a share of a lock, which the kernel takes back from one that dies.
+    """
+    broker.folder.mkdir(parents=True, exist_ok=True)
+    turn = broker.folder / "turn"
+    with (broker.folder / "users").open("a") as users:
+        with files.locked(turn):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            broker.start()
+        try:
+            yield broker
+        finally:
+            with files.locked(turn), suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                broker.stop()
 
 
 @pytest.fixture

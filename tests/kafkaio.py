@@ -11,9 +11,23 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+    TopicAlreadyExistsError,
+    for_code,
+)
+from aiokafka.protocol.group import LeaveGroupRequest
 
 ROOT = Path(__file__).parents[1]
+
+MOVING = (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
+"""No coordinator yet: a broker that never had a group makes its offsets topic first."""
 
 Message = tuple[bytes | None, bytes | None]
 TopicFactory = Callable[..., Awaitable[str]]
@@ -32,11 +46,16 @@ async def admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def create_topics(
-    bootstrap: str, *names: str, partitions: int = 3, config: Mapping[str, str] | None = None
+    bootstrap: str,
+    *names: str,
+    partitions: int = 3,
+    replicas: int = 1,
+    config: Mapping[str, str] | None = None,
 ) -> None:
     """Create topics; those that exist are left as they are."""
+    settings = dict(config or {})
     async with admin(bootstrap) as client:
-        topics = [NewTopic(name, partitions, 1, topic_configs=dict(config or {})) for name in names]
+        topics = [NewTopic(name, partitions, replicas, topic_configs=settings) for name in names]
         answer = await client.create_topics(topics)
     for _, code, *message in answer.topic_errors:
         error = for_code(code)
@@ -144,8 +163,62 @@ async def read_until(
 async def committed(bootstrap: str, group: str) -> dict[TopicPartition, tuple[int, str]]:
     """Committed offsets of a group with their metadata; partitions without one are left out."""
     async with admin(bootstrap) as client:
-        offsets = await client.list_consumer_group_offsets(group)
-    return {tp: (o.offset, o.metadata) for tp, o in offsets.items() if o.offset >= 0}
+        return await committed_by(client, group)
+
+
+async def committed_by(
+    client: AIOKafkaAdminClient, group: str
+) -> dict[TopicPartition, tuple[int, str]]:
+    """The same through a client that is connected."""
+    while True:
+        try:
+            offsets = await client.list_consumer_group_offsets(group)
+        except MOVING:
+            await asyncio.sleep(0.1)
+        else:
+            return {tp: (o.offset, o.metadata) for tp, o in offsets.items() if o.offset >= 0}
+
+
+async def commit(bootstrap: str, group: str, positions: Mapping[TopicPartition, Any]) -> None:
+    """Commit offsets, or pairs of offset and metadata, for a group that has no members."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign(list(positions))
+        await consumer.commit(dict(positions))
+    finally:
+        await consumer.stop()
+
+
+async def coordinator(bootstrap: str, group: str) -> int:
+    """Node of the broker that coordinates a group."""
+    async with admin(bootstrap) as client:
+        while True:
+            try:
+                return int(await client.find_coordinator(group))
+            except MOVING:
+                await asyncio.sleep(0.1)
+
+
+async def members(bootstrap: str, group: str) -> list[str]:
+    """Ids of a group's members, dead ones included until their session times out."""
+    async with admin(bootstrap) as client:
+        [answer] = await client.describe_consumer_groups([group])
+    [(_, _, _, _, _, found, *_)] = answer.groups
+    return [member[0] for member in found]
+
+
+async def evict(bootstrap: str, group: str) -> None:
+    """Take all members out of a group, as the session timeout does with dead ones after 45 s."""
+    found = await members(bootstrap, group)
+    async with admin(bootstrap) as client:
+        node = await client.find_coordinator(group)
+        for member in found:
+            answer = await client._send_request(LeaveGroupRequest(group, member), node)
+            if answer.error_code:
+                raise for_code(answer.error_code)
 
 
 async def lag(bootstrap: str, group: str, topic: str) -> int:

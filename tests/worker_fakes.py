@@ -7,13 +7,14 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.offsets import Figures, decode
 from flowbinding_worker.assembly import compose
-from flowbinding_worker.circuit import Call
 from flowbinding_worker.engine import Engine, Stop
+from flowbinding_worker.flow_control import Call
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import (
     Batch,
@@ -35,6 +36,7 @@ from flowbinding_worker.ports import (
     Stage,
 )
 from flowbinding_worker.processing import Outcome, Processor
+from flowbinding_worker.spool import Stored, open_spool
 from manifests import manifest, merge
 
 P0, P1 = Partition("in", 0), Partition("in", 1)
@@ -60,6 +62,11 @@ class FakeBroker:
     )
     finished: set[Record] = field(default_factory=set)
     """Messages that were answered, filtered or made dead letters, whoever committed them."""
+    registers: dict[tuple[str, Partition], Position] = field(default_factory=dict)
+    """Offsets committed without membership."""
+    members: set[FakeConsumer] = field(default_factory=set)
+    generation: int = 0
+    """Of the group; tests hand partitions out by hand."""
     lost: list[str] = field(default_factory=list)
     """Commits that passed a message which was not finished; a test fails at its end for them."""
 
@@ -102,32 +109,49 @@ class FakeConsumer:
         self.refusal: BaseException | None = None
         self.hang = False
         self.unreachable = False
+        self.generation = -1
+        self.sought: dict[Partition, int] = {}
+        self.count = 0
+        """Partitions of the topic, if more than are assigned."""
         self.on_start: Collection[Partition] = [Partition("in", 0)]
 
     async def start(self, listener: Rebalances) -> None:
         if self.unreachable:
             raise KafkaUnavailableError("nobody there")
         self.listener = listener
+        self.broker.members.add(self)
         await self.assign(self.on_start)
 
     async def assign(self, partitions: Collection[Partition]) -> None:
+        """A rebalance hands them out; `assign_again` is for other members of the same one."""
+        self.broker.generation += 1
+        await self.assign_again(partitions)
+
+    async def assign_again(self, partitions: Collection[Partition]) -> None:
         assert self.listener is not None
-        await self.listener.assigned(partitions)
+        self.generation = self.broker.generation
+        self.sought = {}
+        await self.listener.assigned(partitions, generation=self.generation)
         for partition in partitions:
             known = self.broker.commits.get(partition)
-            self.positions[partition] = known.offset if known else 0
+            start = known.offset if known else 0
+            self.positions[partition] = self.sought.get(partition, start)
 
     async def revoke(self, *, lost: bool = False) -> None:
         assert self.listener is not None
         gone, self.positions = list(self.positions), {}
-        await self.listener.revoked(gone, lost=lost)
+        await self.listener.revoked(gone, lost=lost, generation=self.generation)
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        self.sought[partition] = offset
 
     async def stop(self) -> bool:
         self.stopped = True
+        self.broker.members.discard(self)
         return self.clean
 
     async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
-        batches = []
+        batches, assignment = [], self.positions
         for partition, most in wanted.items():
             if partition in self.positions:
                 batches.append(self._read(partition, most))
@@ -135,7 +159,7 @@ class FakeConsumer:
             await asyncio.sleep(0.002)
         else:
             await asyncio.sleep(0)
-        return [b for b in batches if b.partition in self.positions]
+        return batches if self.positions is assignment else []
 
     def _read(self, partition: Partition, most: int) -> Batch:
         log, end = self.broker.logs[partition], self.broker.end(partition)
@@ -159,8 +183,55 @@ class FakeConsumer:
     async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
         return {p: self.broker.commits[p] for p in partitions if p in self.broker.commits}
 
+    def partitions(self) -> int:
+        return max(self.count, len(self.positions))
+
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         return {p: self.broker.end(p) for p in partitions}
+
+
+class FakeOffsets:
+    """Offsets of groups without members, as registers use them."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.refusal: BaseException | None = None
+        self.hang = False
+        self.deaf = False
+        self.writes = 0
+
+    async def read(
+        self, group: str, partitions: Collection[Partition]
+    ) -> Mapping[Partition, Position]:
+        await self._answer()
+        if self.deaf:
+            raise KafkaUnavailableError("nobody there")
+        if ".handoff" not in group:
+            return {p: self.broker.commits[p] for p in partitions if p in self.broker.commits}
+        known = self.broker.registers
+        return {p: known[group, p] for p in partitions if (group, p) in known}
+
+    async def write(self, group: str, positions: Mapping[Partition, Position]) -> None:
+        await self._answer()
+        self.writes += 1
+        if ".handoff" in group:
+            assert all(len(p.metadata) <= 4096 for p in positions.values())
+            self.broker.registers |= {(group, p): v for p, v in positions.items()}
+            return
+        if self.broker.members:
+            raise KafkaUnavailableError("the group has members")
+        self.broker.check(positions)
+        self.broker.commits.update(positions)
+
+    async def close(self) -> None:
+        pass
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class FakeProducer:
@@ -169,7 +240,10 @@ class FakeProducer:
     def __init__(self, broker: FakeBroker) -> None:
         self.broker = broker
         self.failing: dict[str, Exception] = {}
+        self.dead = False
         self.limit = 1 << 30
+        self.gate: asyncio.Event | None = None
+        """Records are acknowledged when it is set."""
         self.stopped = False
 
     async def stop(self) -> None:
@@ -186,6 +260,10 @@ class FakeProducer:
         from flowbinding_worker.kafka_port import RecordTooLargeError
 
         await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.dead:
+            raise KafkaUnavailableError("dead")
         if topic in self.failing:
             raise self.failing[topic]
         if len(value or b"") + sum(len(v or b"") for _, v in headers) > self.limit:
@@ -254,6 +332,14 @@ class Watched:
         self._finished.add(job.record)
         return outcome
 
+    async def deliver(self, job: Job, stored: Stored) -> Outcome:
+        outcome = await self._inner.deliver(job, stored)
+        self._finished.add(job.record)
+        return outcome
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
 
 class Worker:
     """An engine on fakes, run as a task."""
@@ -266,12 +352,21 @@ class Worker:
         self.flow = flow
         self.consumer = FakeConsumer(broker)
         self.producer = FakeProducer(broker)
+        self.offsets = FakeOffsets(broker)
         self.metrics = Metrics()
+        self.spool: Path | None = None
+        """Directory in which results may wait."""
         self.engine: Engine
         self.stop: Stop
         self.task: asyncio.Task[None]
 
     async def __aenter__(self) -> Worker:
+        spool = None
+        if self.spool is not None:
+            output = self.binding.spec.output
+            room = output.spool.bytes if output else 1 << 28
+            group, broken = self.binding.consumer_group, self.metrics.spool_broken.inc
+            spool = open_spool(self.spool, group, room, broken)
         self.engine, self.stop = compose(
             self.binding,
             "worker-0",
@@ -280,6 +375,8 @@ class Worker:
             payload=Payload(self.binding),
             consumer=self.consumer,
             producer=self.producer,
+            offsets=self.offsets,
+            spool=spool,
         )
         work = self.engine._parts.work
         work._processor = cast(Processor, Watched(work._processor, self.broker.finished))
@@ -301,7 +398,7 @@ class Worker:
     async def die(self) -> None:
         """SIGKILL: nothing is said to anybody."""
         self.consumer.refusal = MembershipLostError("dead")
-        self.producer.failing = defaultdict(lambda: KafkaUnavailableError("dead"))
+        self.producer.dead = True
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             if task is self.task:
                 task.cancel()

@@ -22,6 +22,9 @@ SECRETS_DIRECTORY = "/var/run/flowbinding/secrets"
 CONFIGMAPS_DIRECTORY = "/var/run/flowbinding/configmaps"
 """Where a worker finds ConfigMaps: `<directory>/<config map name>/<key>`."""
 
+SPOOL_DIRECTORY = "/var/run/flowbinding/spool"
+"""Where a worker keeps results while Kafka does not take them."""
+
 
 def _always(_: Mapping[str, Any]) -> bool:
     return True

@@ -19,14 +19,12 @@ Consumer writes the span as a bitmap or run lengths and stalls when it does not 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.varints import MetadataError as MetadataError
+from flowbinding_api.varints import Reader, seal, unseal, write_varint
 
 MAX_METADATA = 4096
 """Characters that a broker keeps by default (offset.metadata.max.bytes); one more is refused."""
@@ -36,15 +34,6 @@ MAX_MESSAGE = 240
 
 _MAGIC = "FB1"
 _VERSION = 1
-
-
-class MetadataError(FlowBindingError):
-    """Commit metadata that is foreign, damaged, or belongs to another offset.
-
-    Always safe to ignore: the messages then run again.
-    """
-
-    reason = "MetadataInvalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,53 +111,42 @@ def decode(offset: int, text: str) -> Metadata:
     Raises:
         MetadataError: When it is foreign, damaged, or was written with another offset.
     """
-    if not text.startswith(_MAGIC):
-        raise MetadataError("not written by a FlowBinding worker")
-    try:
-        padded = text[len(_MAGIC) :] + "=" * (-(len(text) - len(_MAGIC)) % 4)
-        data = base64.b64decode(padded, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise MetadataError("not base64url") from None
-    body, checksum = data[:-4], data[-4:]
-    if len(data) < 5 or checksum != _checksum(offset, body):
-        raise MetadataError(f"checksum does not fit offset {offset}")
-    return _parse(offset, body)
+    return _parse(offset, unseal(_MAGIC, text, salt=offset))
 
 
 def _text(offset: int, progress: Progress, figures: Figures | None) -> str:
     body = bytearray()
-    _varint(body, _VERSION)
-    _varint(body, progress.hi_done - offset)
-    _varint(body, len(progress.unfinished))
+    write_varint(body, _VERSION)
+    write_varint(body, progress.hi_done - offset)
+    write_varint(body, len(progress.unfinished))
     previous = offset
     for item in progress.unfinished:
-        _varint(body, item - previous)
+        write_varint(body, item - previous)
         previous = item
     _figures(body, figures)
-    data = bytes(body) + _checksum(offset, bytes(body))
-    return _MAGIC + base64.urlsafe_b64encode(data).decode().rstrip("=")
+    return seal(_MAGIC, bytes(body), salt=offset)
 
 
 def _figures(body: bytearray, figures: Figures | None) -> None:
-    _varint(body, 0 if figures is None else 1)
+    write_varint(body, 0 if figures is None else 1)
     if figures is None:
         return
-    _varint(body, figures.instance)
-    _varint(body, figures.slots)
-    _varint(body, round(min(1.0, max(0.0, figures.busy)) * 1000))
+    write_varint(body, figures.instance)
+    write_varint(body, figures.slots)
+    write_varint(body, round(min(1.0, max(0.0, figures.busy)) * 1000))
     # Optional figures are shifted by one, so that 0 can mean "unknown".
     mean = figures.seconds_per_message
-    _varint(body, 0 if mean is None else round(mean * 1e6) + 1)
+    write_varint(body, 0 if mean is None else round(mean * 1e6) + 1)
     oldest = figures.oldest_timestamp_ms
-    _varint(body, 0 if oldest is None else max(0, oldest) + 1)
+    write_varint(body, 0 if oldest is None else max(0, oldest) + 1)
     for part in (figures.reason[:64], figures.message[:MAX_MESSAGE]):
         raw = part.encode()
-        _varint(body, len(raw))
+        write_varint(body, len(raw))
         body += raw
 
 
 def _parse(offset: int, body: bytes) -> Metadata:
-    reader = _Reader(body)
+    reader = Reader(body)
     try:
         if reader.varint() != _VERSION:
             raise MetadataError("written by a newer FlowBinding")
@@ -180,7 +158,7 @@ def _parse(offset: int, body: bytes) -> Metadata:
     return Metadata(Progress(hi_done, unfinished), figures)
 
 
-def _parse_figures(reader: _Reader) -> Figures:
+def _parse_figures(reader: Reader) -> Figures:
     instance, slots, busy, mean, oldest = reader.varints(5)
     return Figures(
         instance=instance,
@@ -197,43 +175,3 @@ def _running_sum(start: int, deltas: Sequence[int]) -> Iterator[int]:
     for delta in deltas:
         start += delta
         yield start
-
-
-def _checksum(offset: int, body: bytes) -> bytes:
-    return zlib.crc32(body, zlib.crc32(offset.to_bytes(8, "big"))).to_bytes(4, "big")
-
-
-def _varint(out: bytearray, value: int) -> None:
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-
-
-class _Reader:
-    """Reads varints and texts; IndexError when the bytes end too early."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._data[self._at]
-            self._at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    def varints(self, count: int) -> list[int]:
-        return [self.varint() for _ in range(count)]
-
-    def text(self) -> str:
-        size = self.varint()
-        raw = self._data[self._at : self._at + size]
-        if len(raw) < size:
-            raise IndexError
-        self._at += size
-        return raw.decode()

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     FLOW_UNREACHABLE = "FlowUnreachable"
     FLOW_MISCONFIGURED = "FlowMisconfigured"
     FLOW_FAILING = "FlowFailing"
+    FLOW_THROTTLED = "FlowThrottled"
+    FLOW_TIMEOUT = "FlowTimeout"
     ENGINE_MISSING = "EngineMissing"
 
     # WorkersAvailable
@@ -56,6 +58,8 @@ class Reason(StrEnum):
     OUTPUT_UNAVAILABLE = "OutputUnavailable"
     DEAD_LETTER_UNAVAILABLE = "DeadLetterUnavailable"
     RECORD_UNREADABLE = "RecordUnreadable"
+    DEAD_LETTER_FLOOD = "DeadLetterFlood"
+    UNEXPECTED_ERROR = "UnexpectedError"
 
     # ScalingActive, ScalingLimited, status.reason
     LAG_KNOWN = "LagKnown"
@@ -67,7 +71,17 @@ class Reason(StrEnum):
     MIN_REPLICAS = "MinReplicas"
     MAX_REPLICAS = "MaxReplicas"
     PARTITION_LIMIT = "PartitionLimit"
+    HOT_PARTITION = "HotPartition"
+    PARTITION_STALLED = "PartitionStalled"
+    BACKEND_SATURATED = "BackendSaturated"
+    IN_FLIGHT_LIMIT = "InFlightLimit"
+    RATE_LIMIT = "RateLimit"
+    SCHEDULE = "Schedule"
+    SCALING_POLICY = "ScalingPolicy"
     STABILIZING = "Stabilizing"
+    NOT_ACTIVATED = "NotActivated"
+    FALLBACK = "Fallback"
+    DRY_RUN = "DryRun"
     STATIC = "Static"
     EXTERNAL = "External"
     PAUSED = "Paused"

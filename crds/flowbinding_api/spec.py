@@ -8,7 +8,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from flowbinding_api.base import ApiModel, Expression, Rule, SecretKeyRef, Template, TopicName
+from flowbinding_api.base import (
+    ApiModel,
+    Expression,
+    ObjectName,
+    Rule,
+    SecretKeyRef,
+    Template,
+    TopicName,
+)
 from flowbinding_api.flow import Flow
 from flowbinding_api.scaling import Scaling
 from flowbinding_api.worker import Worker
@@ -56,6 +64,13 @@ class Ordering(StrEnum):
     KEY = "Key"
     PARTITION = "Partition"
     NONE = "None"
+
+
+class OnTimeout(StrEnum):
+    """What becomes of a message whose run has an unknown outcome."""
+
+    RETRY = "Retry"
+    DEAD_LETTER = "DeadLetter"
 
 
 class Source(ApiModel):
@@ -141,16 +156,75 @@ class Kafka(ApiModel):
     """Authentication to the brokers."""
 
 
+class Envelope(StrEnum):
+    """What a result is wrapped in."""
+
+    NONE = "None"
+    REPORT = "Report"
+    CLOUD_EVENTS = "CloudEvents"
+
+
+class HeaderStyle(StrEnum):
+    """Whose names the headers of dead letters have."""
+
+    CONNECT = "Connect"
+    SPRING = "Spring"
+    BOTH = "Both"
+
+
+_UNITS: dict[str, int] = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
+    unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)
+}
+SizeLimit = Annotated[
+    str, StringConstraints(max_length=16, pattern=r"^(0|[1-9][0-9]{0,12}(k|M|G|T|Ki|Mi|Gi|Ti)?)$")
+]
+"""A whole number of bytes as a Kubernetes quantity, e.g. 256Mi."""
+
+
+class Spool(ApiModel):
+    """Where results and dead letters wait, on disk, while Kafka does not take them."""
+
+    size_limit: SizeLimit = "256Mi"
+    """Disk space of each worker for them. When it is used up, results wait in memory and nothing
+    more runs. "0" for none."""
+    storage_class_name: ObjectName | None = None
+    """A volume of this class for each worker; the node's own disk (emptyDir) when absent."""
+
+    @property
+    def bytes(self) -> int:
+        """`size_limit` in bytes."""
+        digits = self.size_limit.rstrip("kKMGTi")
+        return int(digits) * _UNITS[self.size_limit.removeprefix(digits)]
+
+
+class Guarantee(StrEnum):
+    """How often a result may be in the output topic."""
+
+    AT_LEAST_ONCE = "AtLeastOnce"
+    EXACTLY_ONCE = "ExactlyOnce"
+
+
 class Output(ApiModel):
     """Where results go."""
 
     topic: TopicName
     """Topic of the results."""
+    guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
+    """How often a message's result, or dead letter, may be there after a crash. ExactlyOnce: once,
+    for readers with isolation.level=read_committed, by Kafka transactions; results wait in memory
+    instead of on disk, and a rebalance waits for running calls. The flow itself may still run
+    again."""
     key: Template = "{{ key }}"
     """Template of the result's key; the message's own bytes by default, null if they are null."""
     value: Template | None = None
     """Template of the result's value. Default: JSON with result, source, binding, flow, sessionId
     and timestamp."""
+    envelope: Envelope = Envelope.NONE
+    """What the result is wrapped in: the flow's answer, or what the value's template makes of it.
+    Report: JSON with timestamp, source, topic and report. CloudEvents: a structured event in
+    JSON."""
+    spool: Spool = Spool()
+    """Where results and dead letters wait, on disk, while Kafka does not take them."""
 
 
 class DeadLetter(ApiModel):
@@ -160,6 +234,13 @@ class DeadLetter(ApiModel):
     """False: such messages are logged, counted and skipped."""
     topic: TopicName | None = None
     """Dead-letter topic; <source topic>.<binding>.dlq when absent."""
+    header_style: HeaderStyle = HeaderStyle.CONNECT
+    """Names of the headers that say why: those of Kafka Connect's error reporter, as text; those
+    of Spring's dead letters, with numbers as bytes; or both. flowbinding-... ones are always
+    there."""
+    flood_guard: bool = True
+    """Stop a partition when more than half of its last 200 messages, or 100 in a row, became dead
+    letters. One message a minute is tried from then on; the first that succeeds ends it."""
 
 
 class Retry(ApiModel):
@@ -171,6 +252,13 @@ class Retry(ApiModel):
     """Upper bound of the first wait; it doubles from attempt to attempt."""
     max_backoff_seconds: Seconds = 60
     """Upper bound of every wait."""
+    max_elapsed_seconds: Seconds | None = None
+    """How long a message is tried again, from its first failure on, before it becomes a dead
+    letter. Time in which the flow failed for all messages does not count. No limit when absent."""
+    on_timeout: OnTimeout = OnTimeout.RETRY
+    """What becomes of a message whose run may have happened although no answer came: no answer in
+    time, 504, a connection lost after the request was sent. Retry runs it again; DeadLetter is for
+    flows that must not run twice."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -186,9 +274,21 @@ class Concurrency(ApiModel):
     """How many runs happen at once."""
 
     per_replica: Annotated[int, Field(ge=1, le=10000)] = 10
-    """Runs in flight in one worker."""
+    """Runs in flight in one worker. Fewer while the server asks for less, or while more in flight
+    only makes it slower."""
+    max_in_flight: Annotated[int, Field(ge=1, le=1000000)] | None = None
+    """Runs in flight in all workers together: each takes the share that it has of the partitions,
+    rounded down, and at least 1. No limit when absent."""
     ordering: Ordering = Ordering.KEY
     """Which messages never overtake each other: those of one key, of one partition, or none."""
+
+
+class RateLimit(ApiModel):
+    """How many runs begin in a time."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    """Runs of all workers together, retries included, spread evenly: each worker takes the share
+    that it has of the partitions. No limit when absent."""
 
 
 def _consumes(topic: str) -> str:
@@ -224,6 +324,8 @@ class FlowBindingSpec(ApiModel):
     """How often and when a failed run is tried again."""
     concurrency: Concurrency = Concurrency()
     """How many runs happen at once."""
+    rate_limit: RateLimit = RateLimit()
+    """How many runs begin in a time."""
     scaling: Scaling = Scaling()
     """How many workers run."""
     worker: Worker = Worker()

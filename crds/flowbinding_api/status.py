@@ -69,6 +69,9 @@ class FlowBindingStatus(ApiModel):
     """Worker Pods that are ready."""
     desired_replicas: int | None = None
     """Worker Pods that should run."""
+    recommended_replicas: int | None = None
+    """Worker Pods that mode Lag would run, whatever the mode, also with dryRun; absent while
+    unknown."""
     selector: str | None = None
     """Label selector of the worker Pods, for the scale subresource."""
     consumer_group: str | None = None
@@ -81,6 +84,9 @@ class FlowBindingStatus(ApiModel):
     """Age of the oldest message not yet done, in seconds, as far as workers report it."""
     arrival_rate: float | None = None
     """Messages per second that arrive."""
+    demand_rate: float | None = None
+    """Messages per second that workers have to do: what arrives, with its headroom or with the
+    backlog."""
     rate_per_replica: float | None = None
     """Messages per second that one worker can do."""
     seconds_per_message: float | None = None

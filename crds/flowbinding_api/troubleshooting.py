@@ -120,8 +120,20 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.FLOW_FAILING: (
         "FlowReachable=False",
-        "Most runs fail or are throttled, so workers pause and probe.",
+        "Most runs fail, so workers pause and probe.",
         "Look at the flow server; processing resumes by itself.",
+    ),
+    Reason.FLOW_THROTTLED: (
+        "FlowReachable=False",
+        "The flow server, or a provider behind it, refuses most runs for now (429, 503, a rate "
+        "limit), so workers pause and probe.",
+        "Raise the limit there, or set spec.concurrency.maxInFlight or "
+        "spec.rateLimit.requestsPerMinute below it; processing resumes by itself.",
+    ),
+    Reason.FLOW_TIMEOUT: (
+        "FlowReachable=False",
+        "Most runs get no answer within spec.flow.timeoutSeconds, so workers pause and probe.",
+        "Look at the flow server, or allow more time; processing resumes by itself.",
     ),
     Reason.ENGINE_MISSING: (
         "FlowReachable=False",
@@ -153,12 +165,15 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.OUTPUT_UNAVAILABLE: (
         "Degraded=True",
-        "Results cannot be written to spec.output.topic; messages wait.",
-        "Create the topic, or grant WRITE.",
+        "Results cannot be written to spec.output.topic. They wait on the workers' disks, and "
+        "flows go on until spec.output.spool.sizeLimit is used up; nothing is committed past them.",
+        "Create the topic, or grant WRITE. Do not delete worker Pods meanwhile: what waits there "
+        "would run again.",
     ),
     Reason.DEAD_LETTER_UNAVAILABLE: (
         "Degraded=True",
-        "Dead letters cannot be written; the messages they stand for wait.",
+        "Dead letters cannot be written. They wait on the workers' disks, and nothing is committed "
+        "past the messages they stand for.",
         "Create the dead-letter topic, or grant WRITE.",
     ),
     Reason.RECORD_UNREADABLE: (
@@ -167,6 +182,20 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "UTF-8. That partition waits at the record; the others go on.",
         "The message names partition and offset. Move the group's offset past it if it can be "
         "spared, then delete the worker Pod that holds the partition.",
+    ),
+    Reason.UNEXPECTED_ERROR: (
+        "Degraded=True",
+        "Most runs end with an error that the worker does not know, so it pauses and probes.",
+        "The worker's log has the traceback: a fault in a component of the flow, or in FlowBinding "
+        "itself; please report the latter.",
+    ),
+    Reason.DEAD_LETTER_FLOOD: (
+        "Degraded=True",
+        "More than half of a partition's last 200 messages, or 100 in a row, became dead letters. "
+        "That partition waits, and one message a minute is tried; the others go on.",
+        "The dead letters say why. Repair the flow or the producer: the first message that "
+        "succeeds ends it. If the dead letters are right, set spec.deadLetter.floodGuard to false "
+        "until the bad messages are through.",
     ),
     Reason.LAG_KNOWN: ("ScalingActive=True", "The lag is known.", ""),
     Reason.LAG_UNKNOWN: (
@@ -191,9 +220,65 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "Add partitions. With ordering Key or None, raising spec.concurrency.perReplica helps too; "
         "with Partition, ordering Key does.",
     ),
+    Reason.HOT_PARTITION: (
+        "ScalingLimited=True",
+        "More arrives in one partition than one worker can do, and a partition has one worker: no "
+        "number of them helps.",
+        "Spread the messages: other keys, or more partitions. With ordering Key or None, raising "
+        "spec.concurrency.perReplica helps too; with Partition, ordering Key does.",
+    ),
+    Reason.PARTITION_STALLED: (
+        "ScalingLimited=True",
+        "Messages wait in a partition of which nothing gets done although workers run; workers are "
+        "not added for it.",
+        "Mostly one message that is tried again and again, or a run that hangs: see the workers' "
+        "logs, spec.retry and spec.flow.timeoutSeconds.",
+    ),
+    Reason.BACKEND_SATURATED: (
+        "ScalingLimited=True",
+        "The last workers that were added got nothing more done, runs only took longer; or workers "
+        "report a trouble that more of them would not cure.",
+        "Give the flow server more capacity, or set spec.concurrency.maxInFlight to what it can "
+        "take. More workers are tried again after ten minutes.",
+    ),
+    Reason.IN_FLIGHT_LIMIT: (
+        "ScalingLimited=True",
+        "spec.concurrency.maxInFlight allows no more runs at a time.",
+        "Raise it if the flow server can take it.",
+    ),
+    Reason.RATE_LIMIT: (
+        "ScalingLimited=True",
+        "spec.rateLimit allows no more runs in a minute.",
+        "Raise it if the flow server can take it.",
+    ),
+    Reason.SCHEDULE: (
+        "ScalingLimited=True or status.reason",
+        "A bound of spec.scaling.schedules that is on decides.",
+        "",
+    ),
+    Reason.SCALING_POLICY: (
+        "status.reason",
+        "A policy in spec.scaling.behavior allows no faster change.",
+        "",
+    ),
     Reason.STABILIZING: (
         "status.reason",
         "Fewer workers would do, but the scale-down window is not over.",
+        "",
+    ),
+    Reason.NOT_ACTIVATED: (
+        "status.reason",
+        "There are messages, but no more than spec.scaling.activation asks for to wake up.",
+        "",
+    ),
+    Reason.FALLBACK: (
+        "ScalingActive=False",
+        "The lag has been unknown for so long that spec.scaling.fallback decides.",
+        "See TopicAvailable.",
+    ),
+    Reason.DRY_RUN: (
+        "status.reason",
+        "spec.scaling.dryRun is true: status.recommendedReplicas tells what would run.",
         "",
     ),
     Reason.STATIC: ("status.reason", "spec.scaling.mode is Static.", ""),

@@ -102,15 +102,7 @@ class Autoscaler:
         track = self._tracks.get(key)
         if track is None:
             return
-        summary = observation.summary
-        sample = Sample(
-            time=observation.time,
-            lag=observation.lag,
-            end=observation.end,
-            partitions=observation.partitions,
-            seconds_per_message=summary.seconds_per_message,
-        )
-        track.history.observe(sample)
+        track.history.observe(sample_of(observation))
         decision = track.decide()
         track.history.remember(decision, track.spec.scaling.behavior)
         if observation.blank:
@@ -138,6 +130,24 @@ class Autoscaler:
         return lag_moved(written.lag, observation.lag, elapsed)
 
 
+def sample_of(observation: Observation) -> Sample:
+    """What of an observation matters to scaling."""
+    summary = observation.summary
+    return Sample(
+        time=observation.time,
+        lag=observation.lag,
+        end=observation.end,
+        partitions=observation.partitions,
+        seconds_per_message=summary.seconds_per_message,
+        unix=observation.unix,
+        ends=observation.ends,
+        done=observation.done,
+        workers=observation.ready,
+        slots=summary.slots / summary.workers if summary.workers else None,
+        trouble=summary.reason,
+    )
+
+
 def stamp_of(observation: Observation, decision: Decision) -> Stamp:
     """What there is to tell."""
     mood = (decision.reason, bool(decision.arrival_rate))
@@ -157,6 +167,7 @@ def _meaning(observation: Observation, decision: Decision) -> tuple[object, ...]
         observation.lag is None,
         observation.partitions,
         decision.replicas,
+        decision.recommended,
         decision.limited,
         observation.summary.reason,
         observation.summary.message,

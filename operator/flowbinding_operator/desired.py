@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY
+from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY, SPOOL_DIRECTORY
 from flowbinding_api.binding import API_VERSION, KIND, FlowBinding
+from flowbinding_api.spec import Spool
 from flowbinding_api.worker import PullPolicy, Resources, Worker
 from flowbinding_operator.references import Kind, Reference
 
@@ -29,6 +30,11 @@ CONFIG_KEY = "binding.yaml"
 HTTP_PORT = 8080
 DRAIN_SECONDS = 15
 """What a worker needs beyond its longest run: to commit and to leave its group."""
+SPOOL_SLACK_BYTES = 16 * 1024 * 1024
+"""Of the spool's volume, for what the file system needs itself: a Pod that fills an emptyDir beyond
+its limit is evicted."""
+WORKER_USER = 65532
+"""User and group of the image."""
 STARTUP_SECONDS = 180
 """lfx, the engine of Local flows, takes up to a minute to import on a busy node."""
 
@@ -191,10 +197,7 @@ def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defa
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_seconds(binding),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security(spool_of(binding)),
         "containers": [{**_container(worker, defaults), "volumeMounts": mounts}],
         "volumes": volumes,
         "imagePullSecrets": [{"name": n} for n in pull_secrets or defaults.image_pull_secrets],
@@ -211,6 +214,19 @@ def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defa
         "serviceAccountName": worker.service_account_name,
     }
     return {key: value for key, value in pod.items() if value not in (None, [], {})}
+
+
+def spool_of(binding: FlowBinding) -> Spool:
+    """Where results and dead letters wait: there are dead letters without an output, too."""
+    return binding.spec.output.spool if binding.spec.output is not None else Spool()
+
+
+def _security(spool: Spool) -> Manifest:
+    context: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if spool.bytes and spool.storage_class_name is not None:
+        # A new volume belongs to root; an emptyDir is open to all.
+        context |= {"fsGroup": WORKER_USER, "fsGroupChangePolicy": "OnRootMismatch"}
+    return context
 
 
 def _container(worker: Worker, defaults: Defaults) -> Manifest:
@@ -270,7 +286,7 @@ def _probe(path: str, *, period: int, failures: int) -> Manifest:
 def _volumes(
     binding: FlowBinding, references: tuple[Reference, ...]
 ) -> tuple[list[Manifest], list[Manifest]]:
-    """Volumes and mounts: the manifest, /tmp, and of each referenced object the referenced keys."""
+    """Volumes and mounts: the manifest, /tmp, the spool, and the referenced keys of each object."""
     name = worker_name(binding.metadata.name)
     volumes: list[Manifest] = [
         {"name": "config", "configMap": {"name": name}},
@@ -280,6 +296,10 @@ def _volumes(
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this Pod
     ]
+    spool = spool_of(binding)
+    if spool.bytes:
+        volumes.append({"name": "spool", **_spool_volume(spool)})
+        mounts.append({"name": "spool", "mountPath": SPOOL_DIRECTORY})
     mounted = [item for item in references if item.mounted]
     objects: list[tuple[Kind, str]] = sorted({(item.kind, item.name) for item in mounted})
     for index, (kind, of) in enumerate(objects):
@@ -294,6 +314,18 @@ def _volumes(
         volumes.append({"name": volume, **source})
         mounts.append({"name": volume, "mountPath": f"{directory}/{of}", "readOnly": True})
     return volumes, mounts
+
+
+def _spool_volume(spool: Spool) -> Manifest:
+    size = str(spool.bytes + SPOOL_SLACK_BYTES)
+    if spool.storage_class_name is None:
+        return {"emptyDir": {"sizeLimit": size}}
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": spool.storage_class_name,
+        "resources": {"requests": {"storage": size}},
+    }
+    return {"ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
 
 
 def _plain(model: Any) -> Manifest:

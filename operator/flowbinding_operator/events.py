@@ -95,6 +95,18 @@ def _scalings(old: FlowBindingStatus, new: FlowBindingStatus) -> Iterator[Happen
     before, after = old.desired_replicas, new.desired_replicas
     if after is None or before == after or (before is None and after == 0):
         return
-    lag = "unknown" if new.lag is None else new.lag
-    note = f"from {before or 0} to {after} replicas: {new.reason} (lag {lag})"
+    note = f"from {before or 0} to {after} replicas: {new.reason} ({_inputs(new)})"
     yield Happening("Normal", SCALED, "Scale", note)
+
+
+def _inputs(status: FlowBindingStatus) -> str:
+    """What a number of replicas was made from."""
+    lag = "unknown" if status.lag is None else status.lag
+    parts = [f"lag {lag}"]
+    if status.arrival_rate is not None:
+        parts.append(f"{status.arrival_rate:g}/s arrive")
+    if status.demand_rate is not None:
+        parts.append(f"{status.demand_rate:g}/s to be done")
+    if status.rate_per_replica is not None:
+        parts.append(f"{status.rate_per_replica:g}/s per worker")
+    return ", ".join(parts)

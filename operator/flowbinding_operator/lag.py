@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from flowbinding_api import offsets
-from flowbinding_api.offsets import Figures
+from flowbinding_api.offsets import Figures, Metadata
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
 
@@ -40,6 +40,7 @@ class Target:
     Attributes:
         key: `<namespace>/<name>`.
         workers: Pods that exist: only while there are any, figures mean something.
+        ready: Those of them that are ready.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Target:
     topics: tuple[str, ...]
     start_from: StartFrom = StartFrom.EARLIEST
     workers: int = 0
+    ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ class Observation:
         partitions: Of all topics; None while unknown.
         by_topic: Lag of each topic.
         trouble: Why something is unknown.
+        unix: The time in seconds since the epoch.
+        ends: End offset of each partition.
+        done: Of each partition, where it starts plus what is done of it.
+        ready: Workers that are ready.
     """
 
     time: float
@@ -103,6 +109,10 @@ class Observation:
     by_topic: Mapping[str, int] = field(default_factory=dict)
     summary: Summary = Summary()
     trouble: Trouble | None = None
+    unix: float | None = None
+    ends: tuple[int, ...] = ()
+    done: tuple[int, ...] = ()
+    ready: int | None = None
 
     @property
     def blank(self) -> bool:
@@ -126,6 +136,24 @@ def lag_of(
             return None
         total += max(0, end - max(start, commit.offset if commit else start))
     return total
+
+
+def done_of(
+    starts: Offsets,
+    commits: Commits,
+    ahead: Mapping[Partition, int],
+    partitions: Iterable[Partition],
+) -> tuple[int, ...]:
+    """How far each partition is done, as one offset: messages done beyond the commit count too.
+
+    One message that takes long holds the commit back, but not the messages behind it.
+    """
+    result = []
+    for partition in partitions:
+        start, commit = starts.get(partition, 0), commits.get(partition)
+        offset = max(start, commit.offset) if commit else start
+        result.append(offset + (ahead.get(partition, 0) if commit else 0))
+    return tuple(result)
 
 
 def seeds(
@@ -169,6 +197,8 @@ class FigureBook:
     complaint win: a worker that still has the trouble will say so again.
     """
 
+    ahead: dict[Partition, int] = field(default_factory=dict)
+    """Messages that are done beyond the commit, where there are any."""
     _seen: dict[Partition, tuple[Commit, int, Figures | None]] = field(default_factory=dict)
     _round: int = 0
 
@@ -178,11 +208,21 @@ class FigureBook:
         for partition, commit in commits.items():
             known = self._seen.get(partition)
             if known is None or known[0] != commit:
-                figures, readable = _decode(commit)
+                metadata, readable = _decode(commit)
                 broken += not readable
+                figures = metadata.figures if metadata else None
                 self._seen[partition] = (commit, self._round, figures)
+                self._go_ahead(partition, commit, metadata)
         self._round += 1
         return broken
+
+    def _go_ahead(self, partition: Partition, commit: Commit, metadata: Metadata | None) -> None:
+        self.ahead.pop(partition, None)
+        if metadata is not None:
+            progress = metadata.progress
+            ahead = progress.hi_done - commit.offset - len(progress.unfinished)
+            if ahead > 0:
+                self.ahead[partition] = ahead
 
     def summary(self, workers: int) -> Summary:
         """What `workers` Pods say, put together."""
@@ -197,12 +237,12 @@ class FigureBook:
         return _summary([figures for _, figures in ranked[:workers]])
 
 
-def _decode(commit: Commit) -> tuple[Figures | None, bool]:
-    """A commit's figures, and whether its metadata could be read."""
+def _decode(commit: Commit) -> tuple[Metadata | None, bool]:
+    """A commit's metadata, and whether it could be read."""
     if not commit.metadata:
         return None, True
     try:
-        return offsets.decode(commit.offset, commit.metadata).figures, True
+        return offsets.decode(commit.offset, commit.metadata), True
     except offsets.MetadataError:
         return None, False
 

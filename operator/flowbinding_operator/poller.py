@@ -25,6 +25,7 @@ from flowbinding_operator.lag import (
     Partition,
     Target,
     Trouble,
+    done_of,
     lag_of,
     seeds,
 )
@@ -110,6 +111,7 @@ class ClusterPoller:
         *,
         seconds: float,
         clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.watched: dict[str, Watched] = {}
         self.last_tick = clock()
@@ -120,6 +122,7 @@ class ClusterPoller:
         self._metrics = metrics
         self._seconds = seconds
         self._clock = clock
+        self._wall = wall
         self._layout = Layout()
         self._layout_at = self._starts_at = float("-inf")
         self._topics: frozenset[str] = frozenset()
@@ -302,6 +305,10 @@ class ClusterPoller:
             partitions=len(partitions),
             by_topic={topic: lag for topic, lag in by_topic.items() if lag is not None},
             summary=watched.figures.summary(watched.target.workers),
+            unix=self._wall(),
+            ends=tuple(ends[partition] for partition in partitions),
+            done=done_of(self._starts, watched.commits, watched.figures.ahead, partitions),
+            ready=watched.target.ready,
         )
 
 

@@ -197,7 +197,11 @@ class Reconciler:
     ) -> Track:
         def start() -> History:
             replicas = old.desired_replicas or 0 if live is None else _replicas(live)
-            return History(replicas=replicas, seconds_per_message=old.seconds_per_message)
+            return History(
+                replicas=replicas,
+                recommended=old.recommended_replicas,
+                seconds_per_message=old.seconds_per_message,
+            )
 
         return self._autoscaler.track(binding.key, binding.spec, start)
 
@@ -278,12 +282,14 @@ class Reconciler:
         except FlowBindingError as error:
             self._lag.forget(binding.key)
             return Missing(Reason(error.reason), str(error), "spec.kafka")
+        workers = observe(live)
         target = Target(
             key=binding.key,
             group=binding.consumer_group,
             topics=binding.spec.source.all_topics,
             start_from=binding.spec.source.start_from,
-            workers=observe(live).replicas,
+            workers=workers.replicas,
+            ready=workers.ready,
         )
         self._lag.watch(target, cluster, options)
         return None

@@ -29,12 +29,26 @@ LAG_SHARE = 0.10
 LAG_AGE_SECONDS = 30.0
 """After this time, any movement is."""
 
-VOLATILE = ("lag", "lagSeconds", "arrivalRate", "ratePerReplica", "secondsPerMessage", "reason")
+VOLATILE = (
+    "lag",
+    "lagSeconds",
+    "arrivalRate",
+    "demandRate",
+    "ratePerReplica",
+    "secondsPerMessage",
+    "reason",
+)
 """What moves all the time; `reason` too, while replicas and conditions stay the same."""
 
 FLOW_REASONS = frozenset(
     {reason for reason in Reason if reason.value.startswith("Flow")} | {Reason.ENGINE_MISSING}
 ) - {Reason.FLOW_ANSWERED}
+
+
+UNSCALED = frozenset(
+    {Reason.STATIC, Reason.EXTERNAL, Reason.DRY_RUN, Reason.PAUSED, Reason.SKIPPED}
+)
+"""Reasons of decisions that do not follow the lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +100,14 @@ def status_of(
         replicas=view.workers.replicas,
         ready_replicas=view.workers.ready,
         desired_replicas=desired,
+        recommended_replicas=decision.recommended,
         selector=selector(binding.metadata.name),
         consumer_group=binding.consumer_group,
         partitions=observation.partitions if observation else old.partitions,
         lag=observation.lag if observation else None,
         lag_seconds=_lag_seconds(observation, now_ms),
         arrival_rate=_rounded(decision.arrival_rate),
+        demand_rate=_rounded(decision.demand_rate),
         rate_per_replica=_rounded(decision.rate_per_replica),
         seconds_per_message=_rounded(summary.seconds_per_message) or old.seconds_per_message,
         last_scale_time=now if desired != old.desired_replicas else old.last_scale_time,
@@ -294,17 +310,26 @@ def _scaling_active(view: View) -> State:
         trouble = view.observation.trouble if view.observation else None
         text = trouble.message if trouble else "Kafka has not been asked yet"
         return State(FALSE, Reason.LAG_UNKNOWN, f"replicas stay as they are: {text}")
-    if decision.lag is None:
+    if decision.reason is Reason.FALLBACK:
+        return State(FALSE, Reason.FALLBACK, "the lag is unknown: spec.scaling.fallback decides")
+    if decision.reason in UNSCALED:
         return State(FALSE, decision.reason)
     return State(TRUE, Reason.LAG_KNOWN)
 
 
 def _scaling_limited(decision: Decision) -> State:
-    if decision.limited is None:
+    if decision.limited is None or decision.reason in UNSCALED:
         return State(FALSE, Reason.NOT_LIMITED)
+    stalled = ", ".join(map(str, decision.stalled[:8]))
     texts = {
         Reason.PARTITION_LIMIT: f"more workers than {decision.partitions} partitions are of no use",
         Reason.MAX_REPLICAS: "spec.scaling.maxReplicas is reached",
+        Reason.SCHEDULE: f"a schedule allows no more than {decision.highest} workers",
+        Reason.HOT_PARTITION: f"partition {decision.hot} gets more than one worker can do",
+        Reason.PARTITION_STALLED: f"nothing is done of partitions: {stalled or 'all'}",
+        Reason.BACKEND_SATURATED: "more workers would get nothing more done",
+        Reason.IN_FLIGHT_LIMIT: "spec.concurrency.maxInFlight is reached",
+        Reason.RATE_LIMIT: "spec.rateLimit is reached",
     }
     return State(TRUE, decision.limited, texts.get(decision.limited, ""))
 

@@ -27,6 +27,14 @@ class Call:
     flow: str = ""
     api_key: str | None = None
     end: float | None = None
+    ok: bool = False
+    """Whether it was answered with a result; the worker may have been gone by then."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset of the message."""
+        _, partition, offset = self.request_id.rsplit("-", 2)
+        return int(partition), int(offset)
 
 
 Answer = Callable[[Call], Awaitable[web.Response | None]]
@@ -47,6 +55,15 @@ class FlowServer:
     def inputs(self) -> list[str]:
         return [call.input for call in self.calls]
 
+    @property
+    def answered(self) -> set[tuple[int, int]]:
+        """Partition and offset of the messages that were answered with a result."""
+        return {call.place for call in self.calls if call.ok}
+
+    def spec(self, **more: Any) -> dict[str, Any]:
+        """`spec.flow` of a binding that calls this server."""
+        return {"backend": "Langflow", "id": "flow", "url": self.url, **more}
+
     async def run(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         call = Call(
@@ -65,6 +82,7 @@ class FlowServer:
             if response is None:
                 await asyncio.sleep(self.seconds)
                 response = web.json_response(answered(call.input))
+            call.ok = response.status == 200
             return response
         finally:
             self.running -= 1

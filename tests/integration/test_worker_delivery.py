@@ -59,66 +59,6 @@ async def test_results_arrive_with_key_and_headers(
     assert len(await read_all(kafka.bootstrap, out)) == 500
 
 
-async def test_a_killed_worker_loses_nothing_and_repeats_little(
-    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
-) -> None:
-    source = await topic(1)
-    stuck = asyncio.Event()
-
-    async def answer(call: Call) -> web.Response | None:
-        if call.input == "m0" and not stuck.is_set():
-            await stuck.wait()
-        return None
-
-    flow.answer, flow.seconds = answer, 0.02
-    document = manifest(kafka.bootstrap, source, {"flow": langflow(flow)})
-    await produce(kafka.bootstrap, source, numbered(300))
-    async with WorkerProcess(tmp_path, document) as worker:
-        # All done but the head: without commit metadata all of them would run again.
-        await until(lambda: len(flow.calls) == 300)
-
-        async def told() -> bool:
-            return await worker.highest_done() == 300
-
-        await until(told)
-        assert await worker.committed() == 0
-        await worker.kill()
-    stuck.set()
-    before = len(flow.calls)
-    async with WorkerProcess(tmp_path, document, "worker-1") as second:
-
-        async def done() -> bool:
-            return await second.committed() == 300
-
-        await until(done, 90, "the session of the killed worker times out first")
-        assert await second.terminate() == 0
-    assert flow.inputs[before:] == ["m0"]
-
-
-async def test_killed_in_full_flight(
-    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
-) -> None:
-    source, out = await topic(3), await topic(1)
-    flow.seconds = 0.05
-    spec = {"flow": langflow(flow), "output": {"topic": out, "value": "{{ result }}"}}
-    document = manifest(kafka.bootstrap, source, spec)
-    await produce(kafka.bootstrap, source, numbered(1500, 200))
-    async with WorkerProcess(tmp_path, document) as worker:
-        await until(lambda: len(flow.calls) > 300)
-        await worker.kill()
-    async with WorkerProcess(tmp_path, document, "worker-1") as second:
-
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, second.group, source) == 0
-
-        await until(done, 90)
-        assert await second.terminate() == 0
-    results = await read_all(kafka.bootstrap, out)
-    assert {r.value for r in results} == {v for _, v in numbered(1500)}
-    # In flight (10), and at most what a second of 200 a second completes between commits.
-    assert len(flow.calls) - 1500 <= 10 + 300
-
-
 async def test_sigterm_drains_and_repeats_nothing(
     kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
 ) -> None:
@@ -232,26 +172,6 @@ async def test_a_call_longer_than_the_drain_is_left_to_the_next_owner(
         assert await second.terminate() == 0
     assert flow.inputs[20:] == ["m0"]
     assert len(await read_all(kafka.bootstrap, out)) == 20
-
-
-async def test_partition_order_and_none(
-    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
-) -> None:
-    source = await topic(2)
-    flow.seconds = 0.05
-    await produce(kafka.bootstrap, source, numbered(40, 20))
-    for ordering, most in [("Partition", 2), ("None", 10)]:
-        flow.most = 0
-        spec = {"flow": langflow(flow), "concurrency": {"ordering": ordering}}
-        document = manifest(kafka.bootstrap, source, spec)
-        async with WorkerProcess(tmp_path, document, ordering) as worker:
-
-            async def done(group: str = worker.group) -> bool:
-                return await lag(kafka.bootstrap, group, source) == 0
-
-            await until(done)
-            assert flow.most == most
-            assert await worker.terminate() == 0
 
 
 async def test_start_from_latest_skips_what_is_there_once(

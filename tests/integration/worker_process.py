@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import yaml
-from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from flowbinding_api.offsets import Figures, decode
 from kafkaio import committed
@@ -27,7 +26,7 @@ EXECUTABLE = Path(sys.executable).with_name("flowbinding-worker")
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 40, what: str = ""
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60, what: str = ""
 ) -> None:
     """Wait for a condition to hold."""
     try:
@@ -74,6 +73,7 @@ class WorkerProcess:
             **os.environ,
             "FLOWBINDING_INSTANCE": name,
             "FLOWBINDING_SECRETS": str(folder / "secrets"),
+            "FLOWBINDING_SPOOL": str(folder / f"{name}-spool"),
             **env,
         }
         self._process: Process | None = None
@@ -135,6 +135,19 @@ class WorkerProcess:
         found = re.search(rf"^flowbinding_worker_{re.escape(text)} (\S+)$", body, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
+    async def metrics(self) -> dict[str, float]:
+        """All its metrics, by name and labels without the common prefix."""
+        _, body = await self.get("/metrics")
+        found = re.findall(r"^flowbinding_worker_(\S+) (\S+)$", body, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
     async def committed(self) -> int:
         """Sum of the group's committed offsets: messages done, where nothing is unfinished."""
         return sum(offset for offset, _ in await self._commits())
@@ -155,8 +168,4 @@ class WorkerProcess:
         return next((f.reason for f in await self.figures() if f.reason), "")
 
     async def _commits(self) -> list[tuple[int, str]]:
-        try:
-            return list((await committed(self.bootstrap, self.group)).values())
-        except GroupCoordinatorNotAvailableError:
-            # A broker that never had a group makes its offsets topic first.
-            return []
+        return list((await committed(self.bootstrap, self.group)).values())

@@ -14,6 +14,7 @@ from flowbinding_worker.flows.classify import (
     retry_after_seconds,
     run_failed,
     timed_out,
+    unreachable,
 )
 from flowbinding_worker.ports import Failure, ProcessingError
 
@@ -143,6 +144,9 @@ def test_recorded_errors(name: str, kind: Failure, reason: str, message: str) ->
         (502, Failure.TRANSIENT, "FlowUnreachable"),
         (503, Failure.THROTTLE, "FlowThrottled"),
         (504, Failure.TRANSIENT, "FlowUnreachable"),
+        (522, Failure.TRANSIENT, "FlowUnreachable"),
+        (524, Failure.TRANSIENT, "FlowUnreachable"),
+        (529, Failure.THROTTLE, "FlowThrottled"),
     ],
 )
 def test_statuses(status: int, kind: Failure, reason: str) -> None:
@@ -272,3 +276,40 @@ def test_a_timeout_says_that_the_outcome_is_unknown() -> None:
     error = timed_out(60.0)
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
     assert "(60 s); outcome unknown" in str(error)
+    assert error.outcome_unknown
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 522, 524])
+def test_only_proxies_that_gave_up_waiting_leave_the_outcome_unknown(status: int) -> None:
+    assert failure(status).outcome_unknown == (status in (504, 524))
+    assert not run_failed("boom").outcome_unknown
+
+
+def test_a_connection_that_breaks_leaves_the_outcome_unknown_and_none_does_not() -> None:
+    assert not unreachable("refused").outcome_unknown
+    assert unreachable("lost", outcome_unknown=True).outcome_unknown
+
+
+@pytest.mark.parametrize(
+    ("hint", "seconds"),
+    [
+        ("Please try again in 20s.", 20.0),
+        ("Please try again in 6.25s. Visit https://", 6.25),
+        ("Please try again in 1m30s", 90.0),
+        ("try again in 2h5m", 7500.0),
+        ("try again in 850ms", 0.85),
+        ("Please retry after 7 seconds", 7.0),
+        ("Retrying in 3 milliseconds", 0.003),
+        ("try again in a while", None),
+        ("try again in 5 minutes", 300.0),
+        ("try again in 1 hour 5 min", 3900.0),
+        ("TRY AGAIN IN 850MS", 0.85),
+        ("try again later", None),
+    ],
+)
+def test_a_providers_hint_when_to_come_back(hint: str, seconds: float | None) -> None:
+    message = f"Rate limit reached for gpt-4o. {hint}"
+    assert failure(500, inner(message)).retry_after_seconds == pytest.approx(seconds)
+    assert run_failed(message).retry_after_seconds == pytest.approx(seconds)
+    assert failure(500, inner(message), retry_after="3").retry_after_seconds == 3.0
+    assert failure(500, inner(f"The form says: {hint}")).retry_after_seconds is None

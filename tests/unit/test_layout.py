@@ -19,6 +19,7 @@ def test_no_test_folder_is_called_operator() -> None:
 
 def test_every_package_is_typed() -> None:
     for package in (
+        "cli/flowbinding_cli",
         "crds/flowbinding_api",
         "operator/flowbinding_operator",
         "worker/flowbinding_worker",

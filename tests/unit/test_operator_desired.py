@@ -143,6 +143,41 @@ def test_secrets_and_config_maps_are_mounted_with_only_the_keys_that_are_meant()
     assert volumes[mounts["/tmp"]] == {"name": "tmp", "emptyDir": {}}
 
 
+def spool_volume(**spec: Any) -> dict[str, Any] | None:
+    made = pod(**spec)
+    mounts = {m["mountPath"]: m["name"] for m in made["containers"][0]["volumeMounts"]}
+    name = mounts.get("/var/run/flowbinding/spool")
+    return next((v for v in made["volumes"] if v["name"] == name), None)
+
+
+def test_results_wait_on_the_nodes_disk_in_a_volume_that_holds_a_little_more() -> None:
+    assert spool_volume() == {"name": "spool", "emptyDir": {"sizeLimit": str((256 + 16) << 20)}}
+    output = {"topic": "out", "spool": {"sizeLimit": "2Gi"}}
+    assert spool_volume(output=output) == {
+        "name": "spool",
+        "emptyDir": {"sizeLimit": str((2048 + 16) << 20)},
+    }
+
+
+def test_results_wait_on_a_volume_of_a_storage_class() -> None:
+    output = {"topic": "out", "spool": {"sizeLimit": "1G", "storageClassName": "fast"}}
+    volume = spool_volume(output=output)
+    assert volume is not None
+    assert volume["ephemeral"]["volumeClaimTemplate"]["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": str(10**9 + (16 << 20))}},
+    }
+    # The volume belongs to root, and the worker does not run as root.
+    assert pod(output=output)["securityContext"]["fsGroup"] == 65532
+
+
+def test_no_volume_without_a_spool() -> None:
+    output = {"topic": "out", "spool": {"sizeLimit": "0", "storageClassName": "fast"}}
+    assert spool_volume(output=output) is None
+    assert "fsGroup" not in pod(output=output)["securityContext"]
+
+
 def test_defaults_of_the_operator_fill_in() -> None:
     made = pod()
     assert made["imagePullSecrets"] == [{"name": "pull"}]

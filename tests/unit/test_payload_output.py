@@ -194,6 +194,80 @@ def test_answers_that_stay_text(answer: str) -> None:
     assert as_data(answer) == answer
 
 
+def test_a_report_wraps_the_answer() -> None:
+    key, value = output('{"score": 690}', envelope="Report")
+    assert key == b"k"
+    assert json.loads(value) == {
+        "timestamp": "2026-11-21T10:39:18.250Z",
+        "source": "loan/risk",
+        "topic": "out",
+        "report": {"score": 690},
+    }
+
+
+def test_a_cloud_event_names_the_message_it_was_made_from() -> None:
+    _, value = output('{"score": 690}', envelope="CloudEvents")
+    assert json.loads(value) == {
+        "specversion": "1.0",
+        "id": "in-0-7",
+        "source": "/apis/flowbinding.io/v1alpha1/namespaces/loan/flowbindings/risk",
+        "type": "io.flowbinding.result",
+        "subject": "in/0/7",
+        "time": "2026-11-21T10:39:18.250Z",
+        "datacontenttype": "application/json",
+        "data": {"score": 690},
+        "partitionkey": "k",
+    }
+    assert value == output('{"score": 690}', envelope="CloudEvents")[1], "the same in every run"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("hello", "text/plain"),
+        ("", "text/plain"),
+        ([1], "application/json"),
+        (None, "application/json"),
+        (float("nan"), "application/json"),
+    ],
+)
+def test_a_cloud_event_says_what_its_data_is(answer: Any, kind: str) -> None:
+    event = json.loads(output(answer, envelope="CloudEvents")[1])
+    assert event["datacontenttype"] == kind
+    assert event["data"] == (None if kind == "application/json" and answer != [1] else answer)
+
+
+@pytest.mark.parametrize("key", [None, b""])
+def test_a_cloud_event_without_a_key_has_no_partition_key(key: bytes | None) -> None:
+    event = json.loads(output("x", record(key=key), envelope="CloudEvents")[1])
+    assert "partitionkey" not in event
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("{{ result }}", {"score": 1, "name": "é"}),
+        ('{"s": {{ result.score }}}', {"s": 1}),
+        ("score {{ result.score }}", "score 1"),
+        ("{{ result.score }}", 1),
+        ("NaN", "NaN"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize(("envelope", "field"), [("Report", "report"), ("CloudEvents", "data")])
+def test_an_envelope_carries_the_rendered_value(
+    template: str, content: Any, envelope: str, field: str
+) -> None:
+    value = output({"score": 1, "name": "é"}, value=template, envelope=envelope)[1]
+    assert json.loads(value)[field] == content
+
+
+@pytest.mark.parametrize("envelope", ["Report", "CloudEvents"])
+def test_half_a_surrogate_pair_is_escaped_in_envelopes(envelope: str) -> None:
+    value = output("\ud800", value="<{{ result }}>", envelope=envelope)[1]
+    assert "<\ud800>" in json.loads(value).values()
+
+
 def test_a_chain_reads_the_previous_answers_fields() -> None:
     first = output('```json\n{"score": 640}\n```')[1]
     second = parse_binding(

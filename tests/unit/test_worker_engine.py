@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -61,9 +62,40 @@ async def test_stop_lets_running_messages_end_and_repeats_nothing(broker: FakeBr
         await until(lambda: worker.count("buffered") == 0)
         for event in gate.events.values():
             event.set()
-        await worker.end()
+        await asyncio.wait_for(asyncio.shield(worker.task), 10)
     assert worker.flow.inputs == ["m0", "m1"]
     assert worker.committed == 2
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_stop_is_heard_while_room_comes_free_all_the_time(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    broker.produce(texts(*range(200)))
+    async with Worker(broker, FakeFlow(Gate("m0")), {"concurrency": {"perReplica": 1}}) as worker:
+        work = worker.engine._parts.work
+        await until(lambda: not work.wanted())
+
+        polls = itertools.count()
+
+        async def nothing(*_: Any) -> list[Any]:
+            next(polls)
+            return []
+
+        async def churn() -> None:
+            while not worker.task.done():
+                work.room.set()
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(worker.consumer, "poll", nothing)
+        churning = asyncio.create_task(churn())
+        await until(lambda: next(polls) > 100)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        worker.stop.ask()
+        worker.stop.ask()
+        await asyncio.wait_for(asyncio.shield(worker.task), 10)
+        await churning
 
 
 async def test_a_second_signal_cuts_the_drain_short(broker: FakeBroker) -> None:
@@ -74,6 +106,21 @@ async def test_a_second_signal_cuts_the_drain_short(broker: FakeBroker) -> None:
         await worker.end()
     assert worker.committed == 0
     assert decode(0, broker.commits[P0].metadata).progress.hi_done == 2
+
+
+async def test_a_slot_does_not_wait_for_the_acknowledgement_of_a_result(
+    broker: FakeBroker,
+) -> None:
+    spec = {"concurrency": {"perReplica": 1, "ordering": "Key"}}
+    async with Worker(broker, FakeFlow(), spec) as worker:
+        worker.producer.gate = acknowledge = asyncio.Event()
+        broker.produce([(b"a", b"m0"), (b"a", b"m1"), (b"b", b"m2"), (b"c", b"m3")])
+        await until(lambda: len(worker.flow.inputs) == 2)
+        # The next of its key does wait, and so does everybody once two results are on their way.
+        assert worker.flow.inputs == ["m0", "m2"]
+        assert worker.committed <= 0
+        acknowledge.set()
+        await until(lambda: worker.committed == 4)
 
 
 @pytest.mark.parametrize("ordering", ["Key", "None"])
@@ -306,11 +353,12 @@ async def test_a_probe_that_is_due_waits_for_a_message_without_a_timer(
 
         async def silent(*_: Any) -> Any:
             await polling.wait()
+            await asyncio.sleep(0.002)
             return []
 
         monkeypatch.setattr(worker.consumer, "poll", silent)
         await asyncio.sleep(0.05)
-        assert work.circuit.allows(time.monotonic())
+        assert work.control.allows(time.monotonic())
         dispatches = 0
         dispatch = work.dispatch
 

@@ -48,18 +48,18 @@ async def test_probes_and_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 100)), max_size=20))
 def test_the_busy_share_is_a_share(changes: list[tuple[int, float]]) -> None:
     now = 0.0
-    busy = Busy(4, now)
+    busy = Busy(now)
     for used, seconds in changes:
-        busy.change(used, now)
+        busy.change(used, 4, now)
         now += seconds
         assert 0 <= busy.share(now) <= 1
 
 
 def test_busy_follows_and_fades() -> None:
-    busy = Busy(4, 0.0)
-    busy.change(4, 0.0)
+    busy = Busy(0.0)
+    busy.change(4, 4, 0.0)
     assert busy.share(60.0) > 0.99
-    busy.change(0, 60.0)
+    busy.change(0, 4, 60.0)
     assert busy.share(120.0) < 0.01
 
 

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata
@@ -36,10 +36,12 @@ OTHER = TopicPartition("other", 0)
 class Ignoring:
     """Takes notice of nothing."""
 
-    async def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
+    async def revoked(
+        self, partitions: Collection[Partition], *, lost: bool, generation: int
+    ) -> None:
         pass
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
+    async def assigned(self, partitions: Collection[Partition], *, generation: int) -> None:
         pass
 
 
@@ -250,8 +252,11 @@ async def test_a_producer_closed_in_a_hurry_leaves_nobody_waiting(
     monkeypatch.setattr("flowbinding_worker.kafka_producer._close", hanging)
     producer = KafkaProducer(dict, "c")
     producer._connection = connection = _Connection(None)
+    early = asyncio.create_task(connection.outlasting(asyncio.Future()))
     closing = asyncio.create_task(producer.stop())
     await asyncio.sleep(0)
     closing.cancel()
     await asyncio.wait([closing])
-    assert connection.gone.done()
+    for waiting in (early, connection.outlasting(asyncio.Future())):
+        with pytest.raises(KafkaError):
+            await asyncio.wait_for(waiting, 5)

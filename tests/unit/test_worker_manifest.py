@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from flowbinding_api import InvalidBindingError
+from flowbinding_api.masking import masked
 from flowbinding_worker.main import WRONG_MANIFEST, run
-from flowbinding_worker.manifest import masked, read_manifest
+from flowbinding_worker.manifest import read_manifest
 from flowbinding_worker.settings import Run
 from manifests import manifest
 

@@ -16,6 +16,7 @@ from flowbinding_worker.tracker import MAX_UNFINISHED, Tracker
 
 P0, P1 = Partition("in", 0), Partition("in", 1)
 TRACKER = Tracker()
+STEPS = ["add", "add", "take", "answer", "finish", "park", "wait"]
 
 
 def job(partition: Partition, offset: int, key: bytes | None = None, size: int = 0) -> Job:
@@ -48,6 +49,22 @@ def test_key_order() -> None:
     made.finish(first[0])
     second = take_all(made)
     assert offsets(second) == [1]
+
+
+def test_an_answered_message_frees_its_slot_and_its_key_waits() -> None:
+    made = scheduler(Ordering.KEY, slots=1)
+    for offset, key in enumerate([b"a", b"a", b"b"]):
+        made.add(job(P0, offset, key))
+    first = take_all(made)
+    assert made.answered(first[0])
+    second = take_all(made)
+    assert offsets(second) == [2]
+    # Results that are not taken must not pile up.
+    assert not made.answered(second[0])
+    made.finish(first[0])
+    assert take_all(made) == []
+    made.finish(second[0])
+    assert offsets(take_all(made)) == [1]
 
 
 def test_null_keys_have_no_order() -> None:
@@ -173,6 +190,7 @@ def test_any_history_keeps_order_and_slots_and_runs_everything(
     added: set[tuple[Partition, int]] = set()
     finished: list[Job] = []
     active: list[Job] = []
+    answered: set[Job] = set()
     now = 0.0
 
     def add() -> None:
@@ -184,6 +202,7 @@ def test_any_history_keeps_order_and_slots_and_runs_everything(
     def end(index: int, *, park: bool) -> None:
         nonlocal now
         chosen = active.pop(index)
+        answered.discard(chosen)
         if park:
             made.park(chosen, now + data.draw(st.floats(0, 5)))
         else:
@@ -191,18 +210,22 @@ def test_any_history_keeps_order_and_slots_and_runs_everything(
             finished.append(chosen)
 
     for _ in range(data.draw(st.integers(1, 60))):
-        step = data.draw(st.sampled_from(["add", "add", "take", "finish", "park", "wait"]))
+        step = data.draw(st.sampled_from(STEPS))
         if step == "add":
             add()
         elif step == "take" and (got := made.take()) is not None:
             active.append(got)
         elif step in ("finish", "park") and active:
             end(data.draw(st.integers(0, len(active) - 1)), park=step == "park")
+        elif step == "answer" and (waiting := [j for j in active if j not in answered]):
+            free = made.answered(waiting[0])
+            assert free == (len(answered) < slots)
+            answered |= {waiting[0]} if free else set()
         elif step == "wait":
             now += 2.0
             made.wake(now)
-        assert made.running == len(active) <= slots
-        assert made.buffered + made.running + len(finished) == len(added)
+        assert made.running == len(active) - len(answered) <= slots
+        assert made.buffered + len(active) + len(finished) == len(added)
     while len(finished) < len(added):
         now += 10.0
         made.wake(now)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.spec import Guarantee, Spool
 from flowbinding_worker.committer import Committer
 from flowbinding_worker.engine import Engine, Parts, Stop
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import make_flow
+from flowbinding_worker.handover.offsets import KafkaOffsets, OffsetsPort
+from flowbinding_worker.handover.registers import Registers
 from flowbinding_worker.headers import Identity
 from flowbinding_worker.kafka import ConsumerSettings, KafkaConsumer, kafka_client_options
 from flowbinding_worker.kafka_port import ConsumerPort, ProducerPort
@@ -18,9 +23,18 @@ from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Flow
 from flowbinding_worker.processing import PayloadPort, Processor
-from flowbinding_worker.rebalance import Drain, drain_seconds
+from flowbinding_worker.rebalance import Handover, drain_seconds
 from flowbinding_worker.retry import RetryPolicy
-from flowbinding_worker.sinks import DeadLetters, Output
+from flowbinding_worker.sinks import DeadLetters, Output, Writing
+from flowbinding_worker.spool import Spool as ResultSpool
+from flowbinding_worker.spool import open_spool
+from flowbinding_worker.transactions import Transactions
+from flowbinding_worker.transactions_group import (
+    FencedConsumer,
+    TransactionCommitter,
+    TransactionHandover,
+)
+from flowbinding_worker.transactions_kafka import KafkaTransactions
 from flowbinding_worker.trouble import Trouble
 from flowbinding_worker.work import Work
 
@@ -30,27 +44,38 @@ LAST_STEPS_SECONDS = 10
 
 
 def make_engine(
-    binding: FlowBinding, files: Files, instance: str, metrics: Metrics
+    binding: FlowBinding, files: Files, instance: str, spool: Path, metrics: Metrics
 ) -> tuple[Engine, Stop]:
     """A worker for a binding that has something to run; nothing is connected yet.
 
     Returns:
         The engine, and what stops it.
     """
+    spec = binding.spec
+    room = spec.output.spool.bytes if spec.output else Spool().bytes
     drain = drain_seconds(binding.spec.flow.timeout_seconds)
 
     def options() -> dict[str, Any]:
         return kafka_client_options(binding.spec.kafka, files)
 
     settings = ConsumerSettings.of(binding, drain, instance)
+    consumer, transactions = KafkaConsumer(settings, options), None
+    if spec.output is not None and spec.output.guarantee is Guarantee.EXACTLY_ONCE:
+        make_port = partial(KafkaTransactions, options, settings.client_id, settings.group)
+        transactions = Transactions(make_port)
+        consumer = FencedConsumer(transactions, settings, options)
+        room = 0
     return compose(
         binding,
         instance,
         metrics,
         flow=make_flow(binding, files),
         payload=Payload(binding),
-        consumer=KafkaConsumer(settings, options),
+        consumer=consumer,
         producer=KafkaProducer(options, settings.client_id),
+        offsets=KafkaOffsets(options, settings.client_id, settings.topics),
+        spool=open_spool(spool, binding.consumer_group, room, metrics.spool_broken.inc),
+        transactions=transactions,
     )
 
 
@@ -63,19 +88,32 @@ def compose(
     payload: PayloadPort,
     consumer: ConsumerPort,
     producer: ProducerPort,
+    offsets: OffsetsPort,
+    spool: ResultSpool | None = None,
+    transactions: Transactions | None = None,
 ) -> tuple[Engine, Stop]:
     """Connect the parts; everything that does I/O is given."""
     spec = binding.spec
     trouble, stop = Trouble(), Stop()
-    who = Identity.of(binding, instance)
-    output = Output(spec.output.topic, who, producer, trouble) if spec.output else None
-    dead_letters = DeadLetters(binding, who, producer, trouble)
-    processor = Processor(payload, flow, output, dead_letters, metrics)
-    work = Work(spec.concurrency, processor, RetryPolicy(spec.retry), metrics, trouble)
-    committer = Committer(consumer, work, processor.seconds_per_message, instance, metrics, trouble)
+    spool = spool or ResultSpool(None, 0, metrics.spool_broken.inc)
+    who, to = Identity.of(binding, instance), spec.output
+    writing = Writing(binding, who, producer, spool, trouble, transactions)
+    output = Output(to.topic, to.envelope, writing) if to is not None else None
+    processor = Processor(payload, flow, output, DeadLetters(writing), spool, metrics)
+    retry = RetryPolicy(spec.retry)
+    work = Work(spec, processor, retry, metrics, trouble, consumer.partitions)
     drain = drain_seconds(spec.flow.timeout_seconds)
-    rebalances = Drain(work, committer, consumer, drain, stop.hurry, metrics)
-    _observe(metrics, work)
+    about = (consumer, work, processor.seconds_per_message, instance, metrics, trouble)
+    if transactions is None:
+        committer = Committer(*about)
+        registers = Registers(binding.consumer_group, offsets, metrics)
+        rebalances = Handover(work, committer, consumer, registers, drain, stop.hurry, metrics)
+    else:
+        committer = TransactionCommitter(transactions, *about)
+        rebalances = TransactionHandover(
+            transactions, work, committer, consumer, drain, stop.hurry, metrics
+        )
+    _observe(metrics, work, spool)
     parts = Parts(
         flow, work, consumer, producer, committer, rebalances, trouble, stop, grace_seconds(binding)
     )
@@ -91,16 +129,32 @@ def grace_seconds(binding: FlowBinding) -> float:
     return max(whole - LAST_STEPS_SECONDS, whole / 2)
 
 
-def _observe(metrics: Metrics, work: Work) -> None:
+def _observe(metrics: Metrics, work: Work, spool: ResultSpool) -> None:
     scheduler = work.scheduler
     gauges: list[tuple[str, str, Callable[[], float]]] = [
         ("in_flight", "Messages that hold a slot.", lambda: scheduler.running),
         ("buffered", "Messages fetched and not running.", lambda: scheduler.buffered),
+        (
+            "held",
+            "Messages that another worker runs, which had their partition before.",
+            lambda: work.inheritance.held,
+        ),
         ("parked", "Messages waiting for a retry.", lambda: scheduler.parked),
         (
             "circuit_state",
             "0 closed, 1 open, 2 half open, 3 recovering.",
-            lambda: work.circuit.state,
+            lambda: work.control.state,
+        ),
+        (
+            "concurrency_limit",
+            "Runs that may be in flight now: perReplica or less.",
+            lambda: work.control.slots,
+        ),
+        ("spool_bytes", "Disk space that waiting results take.", lambda: spool.bytes),
+        (
+            "spool_records",
+            "Results and dead letters that wait on disk.",
+            lambda: spool.waiting.total(),
         ),
         ("consumer_lag", "Messages of the assigned partitions not done.", lambda: work.lag),
     ]

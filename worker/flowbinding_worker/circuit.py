@@ -46,22 +46,37 @@ class Call:
         self._open = True
         self.probe = probe
 
-    def succeeded(self) -> None:
-        """The server answered as it should."""
-        if self._settle():
+    def succeeded(self) -> bool:
+        """The server answered as it should.
+
+        Returns:
+            Whether that counted: False for a call that was settled before, or is out of date.
+        """
+        if current := self._settle():
             self._circuit._on_success()
+        return current
 
-    def failed(self, error: ProcessingError, now: float) -> None:
-        """The call failed. A message that can never succeed says nothing against the flow."""
+    def failed(self, error: ProcessingError, now: float) -> bool:
+        """The call failed. A message that can never succeed says nothing against the flow.
+
+        Returns:
+            As `succeeded` does.
+        """
         if error.failure is Failure.POISON:
-            self.succeeded()
-        elif self._settle():
+            return self.succeeded()
+        if current := self._settle():
             self._circuit._on_failure(error, now)
+        return current
 
-    def abandoned(self) -> None:
-        """No call was made after all, or nobody waited for its end."""
-        if self._settle():
+    def abandoned(self) -> bool:
+        """No call was made after all, or nobody waited for its end.
+
+        Returns:
+            As `succeeded` does.
+        """
+        if current := self._settle():
             self._circuit._on_abandoned()
+        return current
 
     def _settle(self) -> bool:
         current = self._open and self._era == self._circuit._era
@@ -131,6 +146,10 @@ class Circuit:
         self.reason, self.message = error.reason, str(error)
         self._enter(State.OPEN)
 
+    def resize(self, slots: int) -> None:
+        """Another number of calls that may be in flight when all is well."""
+        self._slots = slots
+
     def recover(self) -> None:
         """What opened it is repaired, which was found without a call."""
         self.reason = self.message = ""
@@ -154,7 +173,7 @@ class Circuit:
         self._calls -= 1
         self._recent.append(False)
         probing = self._state is State.HALF_OPEN
-        if probing or error.failure is Failure.CONFIGURATION or self._half_failed():
+        if probing or error.failure is Failure.CONFIGURATION or self._half_failed(error):
             self.trip(error, now)
 
     def _on_abandoned(self) -> None:
@@ -163,8 +182,11 @@ class Circuit:
             # The probe found nothing out: the next message may try at once.
             self._enter(State.OPEN)
 
-    def _half_failed(self) -> bool:
-        enough = 2 if self._state is State.RECOVERING else WINDOW
+    def _half_failed(self, error: ProcessingError) -> bool:
+        enough = WINDOW
+        if self._state is State.RECOVERING:
+            # A server that takes one call or two, and refuses more, works all the same.
+            enough = 5 if error.failure is Failure.THROTTLE else 2
         failed = self._recent.count(False)
         return len(self._recent) >= enough and 2 * failed >= len(self._recent)
 

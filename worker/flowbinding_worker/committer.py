@@ -8,8 +8,10 @@ import zlib
 
 import structlog
 
+from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, encode
 from flowbinding_worker.figures import Mean
+from flowbinding_worker.handover.offsets import OffsetsPort
 from flowbinding_worker.kafka_port import (
     ConsumerPort,
     KafkaUnavailableError,
@@ -21,6 +23,7 @@ from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.tracker import Tracker
 from flowbinding_worker.trouble import Trouble
+from flowbinding_worker.waiting import within
 from flowbinding_worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -64,6 +67,7 @@ class Committer:
         self._told: tuple[int, float] = (-1, 0.0)
         self._told_at = 0.0
         self._put_off_since: float | None = None
+        self._acknowledged: dict[Partition, Position] = {}
         # Of two commits at once, the older could arrive last.
         self._lock = asyncio.Lock()
 
@@ -73,18 +77,25 @@ class Committer:
             await asyncio.sleep(INTERVAL_SECONDS)
             await self.commit()
 
-    async def commit(self) -> None:
-        """Commit what has changed. What fails is tried again, with newer offsets, by the next."""
+    async def commit(self, *, everything: bool = False) -> bool:
+        """Commit what has changed. What fails is tried again, with newer offsets, by the next.
+
+        Args:
+            everything: Also what has not changed: an acknowledgement proves our membership.
+
+        Returns:
+            Whether all that there was to commit is acknowledged.
+        """
         async with self._lock:
             load = self._load()
-            everything = self._worth_telling(load)
+            everything = everything or self._worth_telling(load)
             news = self._news(everything=everything)
             if not news:
                 self._put_off_since = None
-                return
+                return True
             about = [(t := self._work.trackers[p], (x.offset, t.version)) for p, x in news.items()]
             try:
-                await asyncio.wait_for(self._consumer.commit(news), COMMIT_SECONDS)
+                await within(self._consumer.commit(news), COMMIT_SECONDS)
             except RebalancingError as error:
                 self._put_off(error)
             except MembershipLostError as error:
@@ -98,11 +109,37 @@ class Committer:
             else:
                 for tracker, acknowledged in about:
                     tracker.acknowledged = acknowledged
+                self._acknowledged |= news
                 if everything:
                     self._told, self._told_at = load, time.monotonic()
                 self._put_off_since = None
                 self._metrics.commits.inc()
                 self._trouble.clear("commit")
+                return True
+            return False
+
+    async def conclude(self, offsets: OffsetsPort, group: str) -> None:
+        """Commit what messages have come to that were running when we left the group.
+
+        Only while the group has no members, which the broker sees to, and nobody has committed
+        after us: a sole worker's end leaves nothing to be done again, and no lag.
+        """
+        ours = {p: self._acknowledged[p] for p in self._work.suspended if p in self._acknowledged}
+        if not ours:
+            return
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                found = await offsets.read(group, list(ours))
+                news = {
+                    p: self._position(offset, tracker)
+                    for p, tracker in self._work.suspended.items()
+                    if p in ours and found.get(p) == ours[p]
+                    if (offset := tracker.committable) is not None
+                }
+                if news:
+                    await offsets.write(group, news)
+        except (FlowBindingError, TimeoutError) as error:
+            log.debug("last offsets left to the others", error=str(error) or "no answer")
 
     def _put_off(self, error: RebalancingError) -> None:
         """Say so when it lasts: by then it is no rebalance any more."""
@@ -121,9 +158,11 @@ class Committer:
             if offset is None or offset < least:
                 continue
             if everything or tracker.version != version:
-                text = encode(offset, tracker.progress(), self._figures(tracker))
-                news[partition] = Position(offset, text)
+                news[partition] = self._position(offset, tracker)
         return news
+
+    def _position(self, offset: int, tracker: Tracker) -> Position:
+        return Position(offset, encode(offset, tracker.progress(), self._figures(tracker)))
 
     def _load(self) -> tuple[int, float]:
         """What is worth telling the operator about: troubles and, roughly, the load."""

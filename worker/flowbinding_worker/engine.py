@@ -22,9 +22,10 @@ from flowbinding_worker.kafka_port import (
     RecordUnreadableError,
 )
 from flowbinding_worker.ports import Flow, Partition, ProcessingError
-from flowbinding_worker.rebalance import Drain
+from flowbinding_worker.rebalance import Handover
 from flowbinding_worker.retry import Backoff
 from flowbinding_worker.trouble import Trouble
+from flowbinding_worker.waiting import within
 from flowbinding_worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -77,7 +78,7 @@ class Parts:
     consumer: ConsumerPort
     producer: ProducerPort
     committer: Committer
-    rebalances: Drain
+    rebalances: Handover
     trouble: Trouble
     stop: Stop
     grace_seconds: float
@@ -104,7 +105,7 @@ class Engine:
         return self._started and joined and not self._parts.stop.wanted.is_set()
 
     async def run(self) -> None:
-        """Work until a stop is wanted, then drain, commit and leave the group.
+        """Work until a stop is wanted, then let running messages end, commit and leave the group.
 
         Raises:
             Exception: Whatever ended one of the engine's own tasks: it cannot go on.
@@ -114,11 +115,12 @@ class Engine:
             if await self._unless_stopped(self._start_flow()):
                 intake = asyncio.create_task(self._intake())
                 committing = asyncio.create_task(parts.committer.run())
+                handing = asyncio.create_task(parts.rebalances.run())
                 try:
-                    await self._until_stop(intake, committing)
+                    await self._until_stop(intake, committing, handing)
                     await self._drain(intake)
                 finally:
-                    await _cancel(intake, committing)
+                    await _cancel(intake, committing, handing)
         finally:
             await self._leave()
 
@@ -133,7 +135,7 @@ class Engine:
 
     async def _heal_flow(self) -> None:
         """Find out that a flow that could not start can, also when no message comes to try it."""
-        while self._parts.work.circuit.is_open:
+        while self._parts.work.control.is_open:
             await asyncio.sleep(HEAL_SECONDS)
             with contextlib.suppress(ProcessingError):
                 await self._parts.flow.start()
@@ -221,7 +223,7 @@ class Engine:
             if not wanted:
                 moved_at = time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(work.room.wait(), FULL_SECONDS)
+                    await within(work.room.wait(), FULL_SECONDS)
                 continue
             work.dispatch()
             if time.monotonic() - moved_at > STUCK_SECONDS:
@@ -245,33 +247,32 @@ class Engine:
         if not wanted or work.scheduler.running:
             return
         with contextlib.suppress(KafkaUnavailableError, TimeoutError):
-            ends = await asyncio.wait_for(self._parts.consumer.ends(wanted), ASK_SECONDS)
+            ends = await within(self._parts.consumer.ends(wanted), ASK_SECONDS)
             if any(end > self._positions[p] for p, end in ends.items()):
                 raise ConsumerBrokenError(f"nothing fetched for {STUCK_SECONDS:.0f} s")
 
     async def _drain(self, intake: asyncio.Task[None]) -> None:
-        """Stop taking messages in, let the running ones end, and commit."""
-        parts, work = self._parts, self._parts.work
-        log.info("stopping", running=work.scheduler.running, grace_seconds=parts.grace_seconds)
+        """Stop taking messages in, leave the group if it need not wait, let the rest end."""
+        parts, grace = self._parts, self._parts.grace_seconds
+        log.info("stopping", running=parts.work.scheduler.running, grace_seconds=grace)
+        deadline = time.monotonic() + grace
         await _cancel(intake)
-        partitions = list(work.trackers)
-        work.halt(partitions)
-        await work.drain(partitions, parts.grace_seconds, parts.stop.hurry)
-        # A rebalance may be waiting for the same runs.
-        parts.stop.hurry.set()
-        cancelled = await work.cancel(partitions)
-        await parts.committer.commit()
-        work.retire(partitions)
-        log.info("stopped", cancelled=cancelled)
+        left = await parts.rebalances.leave()
+        if left:
+            await parts.consumer.stop()
+        cancelled = await parts.rebalances.finish(max(0.0, deadline - time.monotonic()))
+        log.info("stopped", cancelled=cancelled, left_at_once=left)
 
     async def _leave(self) -> None:
         if self._healing is not None:
             await _cancel(self._healing)
         parts = self._parts
-        closing = asyncio.wait_for(parts.flow.close(), CLOSE_SECONDS)
+        await parts.work.close()
+        closing = within(parts.flow.close(), CLOSE_SECONDS)
         # Side by side: each is bounded, and the Pod's time is short.
         results = await asyncio.gather(
-            parts.consumer.stop(), parts.producer.stop(), closing, return_exceptions=True
+            *(parts.consumer.stop(), parts.producer.stop(), parts.rebalances.close(), closing),
+            return_exceptions=True,
         )
         for error in results:
             if isinstance(error, BaseException):

@@ -15,26 +15,24 @@ class Busy:
     """Share of the slots in use lately, 0..1.
 
     Args:
-        slots: How many there are.
         now: Time in seconds.
     """
 
-    def __init__(self, slots: int, now: float) -> None:
-        self._slots = slots
-        self._used = 0
+    def __init__(self, now: float) -> None:
+        self._current = 0.0
         self._share = 0.0
         self._since = now
 
-    def change(self, used: int, now: float) -> None:
-        """From `now` on, `used` slots are in use."""
+    def change(self, used: int, slots: int, now: float) -> None:
+        """From `now` on, `used` of so many slots are in use; more than those after a reduction."""
         self._share = self.share(now)
-        self._used = used
+        self._current = min(1.0, used / slots)
         self._since = now
 
     def share(self, now: float) -> float:
         """The share at `now`."""
         faded = math.exp(-max(0.0, now - self._since) / BUSY_SECONDS)
-        return self._share * faded + self._used / self._slots * (1 - faded)
+        return self._share * faded + self._current * (1 - faded)
 
 
 @dataclass(slots=True)

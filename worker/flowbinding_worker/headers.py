@@ -1,25 +1,30 @@
 """Headers of results and dead letters. Pure.
 
 Dead letters carry the headers of Kafka Connect's error reporter, as text, because every console and
-every dead-letter tool can show those; what Connect has no word for is named `flowbinding-…`.
+every dead-letter tool can show those; or those of Spring's DeadLetterPublishingRecoverer (class
+KafkaHeaders, `DLT_…`), whose numbers are big-endian bytes; or both. What these have no word for is
+named `flowbinding-…`.
 """
 
 from __future__ import annotations
 
+import struct
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.spec import HeaderStyle
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import Headers
 from flowbinding_worker.ports import ProcessingError, Record
 
 CONNECT_PREFIX = "__connect.errors."
+SPRING_PREFIX = "kafka_dlt-"
 OWN_PREFIX = "flowbinding-"
 MAX_TRACE = 4096
 MAX_RESPONSE = 2048
-TRACE = f"{CONNECT_PREFIX}exception.stacktrace"
+TRACES = (f"{CONNECT_PREFIX}exception.stacktrace", f"{SPRING_PREFIX}exception-stacktrace")
 TRUNCATED = f"{OWN_PREFIX}truncated"
 
 
@@ -48,31 +53,84 @@ class Identity:
         return cls(binding.key, instance, binding.consumer_group, flow.id or "", flow.backend.value)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a header is one that dead letters and results are given."""
+    return name.startswith((CONNECT_PREFIX, SPRING_PREFIX, OWN_PREFIX))
+
+
 def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:
     """The headers that are not ours: a message that comes by twice does not collect them."""
-    return [h for h in headers if not h[0].startswith((CONNECT_PREFIX, OWN_PREFIX))]
+    return [h for h in headers if not is_ours(h[0])]
 
 
-def result_headers(who: Identity, record: Record) -> Headers:
-    """The message's own headers, who ran the flow, and for which message."""
+def result_headers(who: Identity, record: Record, content_type: str | None = None) -> Headers:
+    """The message's own headers, who ran the flow, and for which message.
+
+    Args:
+        who: Who writes.
+        record: The message.
+        content_type: Of the result, in place of the message's own.
+    """
     topic, partition = record.partition
+    headers = foreign(record.headers)
+    if content_type is not None:
+        headers = [h for h in headers if h[0].lower() != "content-type"]
+        headers.append(("content-type", content_type.encode()))
     return [
-        *foreign(record.headers),
+        *headers,
         (f"{OWN_PREFIX}binding", who.binding.encode()),
         (f"{OWN_PREFIX}source", f"{topic}-{partition}-{record.offset}".encode()),
     ]
 
 
-def dead_letter_headers(who: Identity, job: Job, error: ProcessingError, now_ms: int) -> Headers:
+def dead_letter_headers(
+    who: Identity,
+    job: Job,
+    error: ProcessingError,
+    now_ms: int,
+    style: HeaderStyle = HeaderStyle.CONNECT,
+) -> Headers:
     """The message's own headers, and everything about why it is here."""
-    texts = {**_connect(who, job.record, error), **_own(who, job, error, now_ms)}
-    return [*foreign(job.record.headers), *((name, _text(v)) for name, v in texts.items())]
+    headers = foreign(job.record.headers)
+    texts: dict[str, object] = {}
+    if style is not HeaderStyle.SPRING:
+        texts |= _connect(who, job.record, error)
+    texts |= _own(who, job, error, now_ms)
+    if style is not HeaderStyle.CONNECT:
+        headers += _spring(who, job.record, error)
+    return [*headers, *((name, _text(v)) for name, v in texts.items())]
+
+
+def _spring(
+    who: Identity, record: Record, error: ProcessingError
+) -> list[tuple[str, bytes | None]]:
+    values = {
+        "original-topic": _text(record.partition.topic),
+        "original-partition": struct.pack(">i", record.partition.partition),
+        "original-offset": struct.pack(">q", record.offset),
+        "original-timestamp": struct.pack(">q", record.timestamp_ms),
+        "original-timestamp-type": _text(record.timestamp_type),
+        "original-consumer-group": _text(who.group),
+        "exception-fqcn": _text(_class_name(error)),
+        "exception-message": _text(error),
+        "exception-stacktrace": _text(_trace(error)),
+    }
+    if error.__cause__ is not None:
+        values["exception-cause-fqcn"] = _text(_class_name(error.__cause__))
+    return [(f"{SPRING_PREFIX}{name}", value) for name, value in values.items()]
+
+
+def _class_name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _trace(error: ProcessingError) -> str:
+    # Without the chain: a cause's text may quote a request, and a request may hold a secret.
+    lines = traceback.format_exception(type(error), error, error.__traceback__, chain=False)
+    return "".join(lines)[-MAX_TRACE:]
 
 
 def _connect(who: Identity, record: Record, error: ProcessingError) -> Mapping[str, object]:
-    kind = type(error)
-    # Without the chain: a cause's text may quote a request, and a request may hold a secret.
-    trace = "".join(traceback.format_exception(kind, error, error.__traceback__, chain=False))
     return {
         f"{CONNECT_PREFIX}{name}": value
         for name, value in {
@@ -83,9 +141,9 @@ def _connect(who: Identity, record: Record, error: ProcessingError) -> Mapping[s
             "task.id": who.instance,
             "stage": error.stage,
             "class.name": who.backend,
-            "exception.class.name": f"{kind.__module__}.{kind.__qualname__}",
+            "exception.class.name": _class_name(error),
             "exception.message": str(error),
-            "exception.stacktrace": trace[-MAX_TRACE:],
+            "exception.stacktrace": _trace(error),
         }.items()
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flowbinding_worker.ports import Partition, Record
@@ -9,6 +10,15 @@ from flowbinding_worker.tracker import Tracker
 
 OVERHEAD_BYTES = 512
 """What a message weighs besides its bytes, so that empty ones count too."""
+
+
+def _nothing() -> None:
+    """A message that no run holds has nothing to release."""
+
+
+def _kept() -> bool:
+    """A message that no run holds has no slot."""
+    return False
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +33,14 @@ class Job:
         spent_throttles: Throttled runs since one cost an attempt.
         spent_seconds: Seconds waited because of them.
         first_failure_ms: When it failed first, in milliseconds since the epoch; 0 before that.
+        failing_since: The same on `FlowControl.clock`, for `retry.maxElapsedSeconds`.
+        held: Another worker runs it, so that it waits.
+        over: Another worker has finished it, so that it needs no run.
+        due: When it may run again, in steady seconds; 0 when it may at once.
+        deferred: Its result or dead letter waits on disk: it holds no slot, and its chain has gone
+            on without it; it is not done before that is written.
+        release: Makes it deferred. Nothing happens when it is.
+        answered: Frees its slot, once its result is on its way; says whether it did.
     """
 
     record: Record
@@ -32,6 +50,13 @@ class Job:
     spent_throttles: int = 0
     spent_seconds: float = 0.0
     first_failure_ms: int = 0
+    failing_since: float | None = None
+    held: bool = False
+    over: bool = False
+    due: float = 0.0
+    deferred: bool = False
+    release: Callable[[], None] = _nothing
+    answered: Callable[[], bool] = _kept
 
     @property
     def partition(self) -> Partition:

@@ -33,6 +33,7 @@ from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, StartFrom
 from flowbinding_worker.files import Files
 from flowbinding_worker.kafka_listener import Listener, generation_of, state_of
+from flowbinding_worker.kafka_login import refused_login
 from flowbinding_worker.kafka_port import (
     Batch,
     ConsumerBrokenError,
@@ -44,6 +45,7 @@ from flowbinding_worker.kafka_port import (
     RecordUnreadableError,
 )
 from flowbinding_worker.ports import Partition, Record
+from flowbinding_worker.waiting import within
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +55,9 @@ FETCH_BYTES = 256 * 1024
 UNPLACED_SECONDS = 0.02
 """How long to wait for positions after an assignment, before looking at them again."""
 DAY_MS = 24 * 3600 * 1000
-REBALANCE_MARGIN_SECONDS = 15
-"""After the drain: a commit under way and the last one (5 s each), a heartbeat (3 s)."""
+REBALANCE_MARGIN_SECONDS = 30
+"""Beyond the wait for what cannot be handed over: trying that once more as it ends, with a commit
+under way and another (5 s each) and two writes (2 s each); then the last commit; a heartbeat."""
 
 ClientOptions = Callable[[], dict[str, Any]]
 
@@ -65,7 +68,8 @@ def kafka_client_options(kafka: Kafka, files: Files) -> dict[str, Any]:
     Raises:
         FlowBindingError: A Secret is missing or unusable.
     """
-    return client_options(kafka, files.secret)
+    user = kafka.sasl.username_secret_ref if kafka.sasl is not None else None
+    return client_options(kafka, lambda ref: (files.name if ref == user else files.secret)(ref))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,8 @@ class ConsumerSettings:
             # Exactly one: aiokafka sends a JoinGroup for each.
             "partition_assignment_strategy": (StickyPartitionAssignor,),
             "session_timeout_ms": 45_000,
-            "heartbeat_interval_ms": 3_000,
+            # A member learns of a rebalance with its next heartbeat, and all wait for it.
+            "heartbeat_interval_ms": 1_000,
             "rebalance_timeout_ms": int(rebalance * 1000),
             # It bounds JoinGroup too, which lasts as long as the others' drain.
             "request_timeout_ms": int((rebalance + 10) * 1000),
@@ -141,11 +146,15 @@ class KafkaConsumer:
 
     async def start(self, listener: Rebalances) -> None:
         """Connect and join the group; see `ConsumerPort`."""
-        consumer = AIOKafkaConsumer(**self._options(), **self._settings.aiokafka())
+        options = self._options()
+        consumer = AIOKafkaConsumer(**options, **self._settings.aiokafka())
         try:
             with _as_unavailable():
-                await asyncio.wait_for(consumer.start(), CONNECT_SECONDS)
+                await within(consumer.start(), CONNECT_SECONDS)
                 await self._require_topics(consumer)
+        except KafkaUnavailableError as error:
+            await _stop(consumer)
+            raise (await refused_login(options) or error) from None
         except BaseException:
             await _stop(consumer)
             raise
@@ -281,6 +290,17 @@ class KafkaConsumer:
             )
         return {Partition(*tp): Position(o.offset, o.metadata) for tp, o in found.items()}
 
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Fetch from `offset` on; see `ConsumerPort`."""
+        self._member().seek(TopicPartition(*partition), offset)
+
+    def partitions(self) -> int:
+        """How many partitions all topics have together; see `ConsumerPort`."""
+        consumer = self._consumer
+        if consumer is None:
+            return 0
+        return sum(len(consumer.partitions_for_topic(t) or ()) for t in self._settings.topics)
+
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """End offsets, asked of the brokers; see `ConsumerPort`."""
         consumer = self._member()
@@ -296,7 +316,7 @@ class KafkaConsumer:
 
     async def _require_topics(self, consumer: Any) -> None:
         """Subscribing to a topic that is not there would wait without a word."""
-        known = await asyncio.wait_for(consumer.topics(), CONNECT_SECONDS)
+        known = await within(consumer.topics(), CONNECT_SECONDS)
         missing = [topic for topic in self._settings.topics if topic not in known]
         if missing:
             raise KafkaUnavailableError(
@@ -343,13 +363,14 @@ def _record(partition: Partition, record: Any) -> Record:
         value=record.value,
         headers=record.headers,
         timestamp_ms=record.timestamp,
+        timestamp_type="LogAppendTime" if record.timestamp_type == 1 else "CreateTime",
     )
 
 
 async def _stop(consumer: Any) -> bool:
     """Stop within bounds: a JoinGroup under way may last as long as another member's drain."""
     try:
-        await asyncio.wait_for(consumer.stop(), STOP_SECONDS)
+        await within(consumer.stop(), STOP_SECONDS)
     except (TimeoutError, KafkaError):
         return False
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from flowbinding_worker.kafka_port import ConsumerBrokenError, Rebalances
 from flowbinding_worker.ports import Partition
+from flowbinding_worker.waiting import within
 
 log = structlog.get_logger(__name__)
 
@@ -45,16 +45,18 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self.generation += 1
         self.settled = False
         # There is no callback of its own for a membership that was lost.
-        lost = generation_of(self._consumer) < 0
+        generation = generation_of(self._consumer)
+        partitions = [Partition(*tp) for tp in revoked]
         with self._noting_failure():
-            await self._inner.revoked([Partition(*tp) for tp in revoked], lost=lost)
+            await self._inner.revoked(partitions, lost=generation < 0, generation=generation)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Called by aiokafka when it has joined."""
         with self._noting_failure():
             if self._latest:
                 await self._begin_at_end(assigned)
-            await self._inner.assigned([Partition(*tp) for tp in assigned])
+            generation = generation_of(self._consumer)
+            await self._inner.assigned([Partition(*tp) for tp in assigned], generation=generation)
             self.settled = True
 
     @contextmanager
@@ -111,7 +113,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         offsets = {tp: OffsetAndMetadata(offset, "") for tp, offset in starts.items()}
         committing = self._consumer._coordinator.commit_offsets(assignment, offsets)
         try:
-            await asyncio.wait_for(committing, COMMIT_SECONDS)
+            await within(committing, COMMIT_SECONDS)
         except (KafkaError, TimeoutError) as error:
             # The committer writes the same within a second, unless the group moves on again.
             log.warning("first offsets not committed", error=str(error) or "no answer")

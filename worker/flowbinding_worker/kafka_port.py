@@ -97,11 +97,24 @@ class Batch:
 class Rebalances(Protocol):
     """Told when partitions come and go. The group waits for both calls."""
 
-    async def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
-        """Partitions go away. `lost`: somebody else may have them already."""
+    async def revoked(
+        self, partitions: Collection[Partition], *, lost: bool, generation: int
+    ) -> None:
+        """Partitions go away, and may come back with the next `assigned`.
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
-        """Partitions are ours from now on; nothing of them is polled before this returns."""
+        Args:
+            partitions: All that we had.
+            lost: Somebody else may have them already.
+            generation: The group's, in which we had them.
+        """
+
+    async def assigned(self, partitions: Collection[Partition], *, generation: int) -> None:
+        """Partitions are ours from now on; nothing of them is polled before this returns.
+
+        Args:
+            partitions: All that we have now.
+            generation: The group's: it grows by one each time that partitions are handed out.
+        """
 
 
 class ConsumerPort(Protocol):
@@ -151,6 +164,12 @@ class ConsumerPort(Protocol):
         Raises:
             KafkaUnavailableError: Try again later.
         """
+
+    def partitions(self) -> int:
+        """How many partitions all topics have together, as far as known; 0 before `start`."""
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Fetch an assigned partition from `offset` on; for use in `Rebalances.assigned`."""
 
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """End offsets, asked of the brokers.

@@ -19,6 +19,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.kafka_port import Headers, KafkaUnavailableError, RecordTooLargeError
+from flowbinding_worker.waiting import within
 
 CONNECT_SECONDS = 15
 TOPIC_SECONDS = 3
@@ -136,7 +137,7 @@ class KafkaProducer:
             value_serializer=_bytes,
         )
         try:
-            await asyncio.wait_for(producer.start(), CONNECT_SECONDS)
+            await within(producer.start(), CONNECT_SECONDS)
         except (KafkaError, TimeoutError, OSError) as error:
             await _close(producer)
             raise KafkaUnavailableError(str(error) or "Kafka does not answer") from None
@@ -156,9 +157,8 @@ class KafkaProducer:
             try:
                 await _close(connection.producer)
             finally:
-                # Also when cancelled meanwhile: whoever waits would wait for ever.
-                if not connection.gone.done():
-                    connection.gone.set_result(None)
+                # Also when cancelled meanwhile.
+                connection.gone()
 
 
 class _Connection:
@@ -166,7 +166,8 @@ class _Connection:
 
     def __init__(self, producer: Any) -> None:
         self.producer = producer
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._is_gone = False
 
     async def outlasting(self, sent: asyncio.Future[Any]) -> None:
         """Wait for an acknowledgement, which never comes once the producer is closed.
@@ -174,10 +175,20 @@ class _Connection:
         Raises:
             KafkaError: The record was refused, or the producer closed before it was acknowledged.
         """
-        await asyncio.wait({sent, self.gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not sent.done():
-            raise KafkaError("the connection was renewed")
-        sent.result()
+        self._waiting.add(sent)
+        if self._is_gone:
+            self.gone()
+        try:
+            await sent
+        finally:
+            self._waiting.discard(sent)
+
+    def gone(self) -> None:
+        """The producer is closed: whoever waits would wait for ever."""
+        self._is_gone = True
+        for sent in self._waiting:
+            if not sent.done():
+                sent.set_exception(KafkaError("the connection was renewed"))
 
 
 _Send = Callable[
@@ -211,7 +222,7 @@ async def _number(producer: Any, topic: str, key: bytes | None, partition: int |
     cluster = producer.client.cluster
     known = cluster.partitions_for_topic(topic)
     if known is None:
-        known = await asyncio.wait_for(producer.partitions_for(topic), TOPIC_SECONDS)
+        known = await within(producer.partitions_for(topic), TOPIC_SECONDS)
     if key is None and partition is not None:
         return partition % len(known)
     available = cluster.available_partitions_for_topic(topic)
@@ -220,9 +231,9 @@ async def _number(producer: Any, topic: str, key: bytes | None, partition: int |
 
 async def _close(producer: Any) -> None:
     try:
-        await asyncio.wait_for(producer.stop(), STOP_SECONDS)
+        await within(producer.stop(), STOP_SECONDS)
     except (TimeoutError, KafkaError):
         # Its flush waits for ever for records that cannot be written: close what is below it.
         with contextlib.suppress(TimeoutError, KafkaError):
-            await asyncio.wait_for(producer.client.close(), STOP_SECONDS)
-            await asyncio.wait_for(producer._sender.close(), STOP_SECONDS)
+            await within(producer.client.close(), STOP_SECONDS)
+            await within(producer._sender.close(), STOP_SECONDS)

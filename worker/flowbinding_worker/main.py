@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from flowbinding_api import FlowBinding, InvalidBindingError
+from flowbinding_api.masking import masked
 from flowbinding_worker import logs
 from flowbinding_worker.assembly import make_engine
 from flowbinding_worker.engine import Stop
 from flowbinding_worker.files import Files
 from flowbinding_worker.health import serving
-from flowbinding_worker.manifest import masked, read_manifest
+from flowbinding_worker.manifest import read_manifest
 from flowbinding_worker.metrics import Metrics
+from flowbinding_worker.redaction import redact
 from flowbinding_worker.settings import Command, Run
 
 DONE, CANNOT_GO_ON, WRONG_MANIFEST = 0, 1, 2
@@ -77,8 +79,9 @@ async def work(binding: FlowBinding, settings: Run) -> None:
             log.warning("nothing to do", reason=reason)
             await stop.wanted.wait()
         return
+    redact.learn_url(binding.spec.flow.url or "")
     files = Files(settings.secrets, settings.configmaps)
-    engine, stop = make_engine(binding, files, settings.instance, metrics)
+    engine, stop = make_engine(binding, files, settings.instance, settings.spool, metrics)
     _on_signals(stop.ask)
     async with serving(host, int(port), metrics, lambda: engine.ready):
         await engine.run()

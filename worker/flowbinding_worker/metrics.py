@@ -22,6 +22,15 @@ class Metrics:
         self.commits = self._counter("commits", "Commits that the broker has acknowledged.")
         self.rebalances = self._counter("rebalances", "Times that partitions were taken away.")
         self.dead_letters = self._counter("dead_letters", "Dead letters written.", "reason")
+        self.spool_broken = self._counter(
+            "spool_broken", "Stored records that could not be read; their messages run again."
+        )
+        self.handovers = self._counter(
+            "handovers",
+            "Running messages when their partition went (HandedOver, Waited, Cancelled, Fenced),"
+            " and others' when it came (Finished, TakenOver).",
+            "outcome",
+        )
         self.metadata_ignored = self._counter(
             "metadata_ignored",
             "Times that commit metadata was foreign, broken or of another topic.",

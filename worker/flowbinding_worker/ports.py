@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_worker.redaction import redact
 
 
 class Partition(NamedTuple):
@@ -32,6 +33,7 @@ class Record:
         value: Its value; None for a tombstone.
         headers: Its headers in order; names may repeat.
         timestamp_ms: Kafka's timestamp in milliseconds since the epoch.
+        timestamp_type: Whose it is, in Kafka's words: CreateTime or LogAppendTime.
     """
 
     partition: Partition
@@ -40,6 +42,7 @@ class Record:
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
     timestamp_ms: int
+    timestamp_type: str = "CreateTime"
 
 
 class Failure(StrEnum):
@@ -72,7 +75,8 @@ class ProcessingError(FlowBindingError):
     """A message could not be processed.
 
     Args:
-        message: One sentence; never holds secrets.
+        message: One sentence; secrets are taken out of it, and out of `response`: proxies have been
+            seen to write a request's headers into their error pages.
         failure: What it means, see `Failure`.
         stage: Where it happened.
         reason: CamelCase; a configuration failure's reason shows as the binding's condition.
@@ -81,6 +85,8 @@ class ProcessingError(FlowBindingError):
         retry_after_seconds: When the server said when to come back.
         ran: Whether the run happened, so that its message may be to blame for the failure; False
             when the server was not reached or did not get so far.
+        outcome_unknown: Whether the run was asked for and nobody knows what became of it: it may
+            have happened, or still be going on.
     """
 
     def __init__(
@@ -94,16 +100,17 @@ class ProcessingError(FlowBindingError):
         response: str = "",
         retry_after_seconds: float | None = None,
         ran: bool = False,
+        outcome_unknown: bool = False,
     ) -> None:
-        super().__init__(
-            message, reason=reason, retriable=failure in (Failure.TRANSIENT, Failure.THROTTLE)
-        )
+        retriable = failure in (Failure.TRANSIENT, Failure.THROTTLE)
+        super().__init__(redact(message), reason=reason, retriable=retriable)
         self.failure = failure
         self.stage = stage
         self.status = status
-        self.response = response[:2048]
+        self.response = redact(response)[:2048]
         self.retry_after_seconds = retry_after_seconds
         self.ran = ran
+        self.outcome_unknown = outcome_unknown
 
 
 @dataclass(frozen=True, slots=True)

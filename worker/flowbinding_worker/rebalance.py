@@ -1,24 +1,34 @@
 """What happens to running messages when partitions come and go.
 
-This is the policy, and the only place that knows it: runs in flight are waited for, up to a
-deadline, while the group stands still. `Drain` can be replaced as a whole by another
-implementation of `kafka_port.Rebalances`.
+This is the policy, and the only place that knows it: runs in flight go on, whoever gets their
+partition is told about them through registers (see `handover`), and the group waits for none. Only
+what cannot be told, because Kafka does not take it, is waited for, up to a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 import structlog
 
+from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import MetadataError, Progress, decode
 from flowbinding_worker.committer import Committer
+from flowbinding_worker.handover import LEASE_SECONDS
+from flowbinding_worker.handover.entry import Item, State, fingerprint
+from flowbinding_worker.handover.incoming import Incoming
+from flowbinding_worker.handover.outgoing import Outgoing
+from flowbinding_worker.handover.registers import Registers
+from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import ConsumerPort, KafkaUnavailableError, Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.tracker import Tracker
+from flowbinding_worker.waiting import within
 from flowbinding_worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -26,6 +36,14 @@ log = structlog.get_logger(__name__)
 LOAD_SECONDS = 10.0
 MAX_DRAIN_SECONDS = 300.0
 WRITE_SECONDS = 5.0
+TELL_SECONDS = 0.1
+"""How often to tell others what has become of messages that were handed over."""
+ASK_SECONDS = 0.25
+"""How often to ask what has become of messages that others run."""
+AGAIN_SECONDS = 0.5
+"""How often to try again to hand over, and to read what was."""
+DEAF_SECONDS = 60.0
+"""How long to wait for messages that others run while nothing can be read."""
 
 
 def drain_seconds(timeout_seconds: float) -> float:
@@ -33,15 +51,16 @@ def drain_seconds(timeout_seconds: float) -> float:
     return min(timeout_seconds + WRITE_SECONDS, MAX_DRAIN_SECONDS)
 
 
-class Drain:
-    """Waits for running messages before partitions go; implements `kafka_port.Rebalances`.
+class Handover:
+    """Hands running messages over when partitions go; implements `kafka_port.Rebalances`.
 
     Args:
         work: What runs.
         committer: Commits before they go.
         consumer: Knows what is committed.
-        seconds: How long to wait at most.
-        cut: Ends the wait, for a shutdown that is in a hurry.
+        registers: Where to say what runs, and to read it; None: runs are always waited for.
+        seconds: How long to wait at most for what cannot be handed over.
+        cut: Ends that wait, for a shutdown that is in a hurry.
         metrics: Counts.
     """
 
@@ -50,6 +69,7 @@ class Drain:
         work: Work,
         committer: Committer,
         consumer: ConsumerPort,
+        registers: Registers | None,
         seconds: float,
         cut: asyncio.Event,
         metrics: Metrics,
@@ -57,47 +77,306 @@ class Drain:
         self._work = work
         self._committer = committer
         self._consumer = consumer
+        self._registers = registers
         self._seconds = seconds
         self._cut = cut
         self._metrics = metrics
+        self._generation = -1
+        self._leaving = False
+        self._handed: list[Tracker] = []
+        self._speak, self._listen = asyncio.Event(), asyncio.Event()
+        self._heard_at = 0.0
+        self._lock = asyncio.Lock()
         self.joined = asyncio.Event()
         """Set once the worker has been given partitions, or none, for the first time."""
 
-    async def revoked(self, partitions: Collection[Partition], *, lost: bool) -> None:
-        """Let running messages end, commit, and end the epoch."""
+    async def run(self) -> None:
+        """Tell others what becomes of what they were told, and listen to them, until cancelled."""
+        await asyncio.gather(self._tell(), self._ask())
+
+    async def revoked(
+        self, partitions: Collection[Partition], *, lost: bool, generation: int
+    ) -> None:
+        """Hand over what runs; see `kafka_port.Rebalances`."""
         if not partitions:
             return
-        self._metrics.rebalances.inc()
-        started = time.monotonic()
-        self._work.halt(partitions)
-        if not lost:
-            await self._work.drain(partitions, self._seconds, self._cut)
-            self._metrics.drain_seconds.observe(time.monotonic() - started)
-        else:
-            self._work.retire(partitions)
-        cancelled = await self._work.cancel(partitions)
-        await self._committer.commit()
-        self._work.retire(partitions)
-        log.info(
-            "partitions revoked",
-            partitions=_names(partitions),
-            lost=lost,
-            drain_seconds=round(time.monotonic() - started, 3),
-            cancelled=cancelled,
-        )
+        async with self._lock:
+            self._metrics.rebalances.inc()
+            if lost:
+                cancelled = await self._work.runs.cancel(self._work.retire(partitions))
+                log.warning("partitions lost", partitions=_names(partitions), cancelled=cancelled)
+                return
+            self._generation = generation
+            started = time.monotonic()
+            late = await self._hand_over(partitions, self._seconds)
+            cancelled = await self._give_up(late) if late else 0
+            self._work.suspend(partitions)
+            seconds = time.monotonic() - started
+            self._metrics.drain_seconds.observe(seconds)
+            log.info(
+                "partitions revoked",
+                partitions=_names(partitions),
+                handed_over=len(self._work.runs.unsettled(self._handed)),
+                seconds=round(seconds, 3),
+                cancelled=cancelled,
+            )
 
-    async def assigned(self, partitions: Collection[Partition]) -> None:
-        """Begin where the group's commits say."""
-        known = await self._committed(partitions)
-        self._work.assign({p: self._tracker(known.get(p)) for p in partitions})
-        self.joined.set()
-        log.info("partitions assigned", partitions=_names(partitions))
+    async def assigned(self, partitions: Collection[Partition], *, generation: int) -> None:
+        """Go on with what came back, begin with what is new; see `kafka_port.Rebalances`."""
+        async with self._lock:
+            if self._leaving:
+                return
+            kept = self._take_back(partitions, generation)
+            new = [p for p in partitions if p not in kept]
+            known, incoming = await asyncio.gather(self._committed(new), self._said(new))
+            self._work.assign({p: self._tracker(known.get(p)) for p in new}, incoming)
+            self._listen.set()
+            self.joined.set()
+            log.info("partitions assigned", partitions=_names(new), kept=_names(kept))
+
+    async def leave(self) -> bool:
+        """Hand everything over for good, when the worker ends.
+
+        Returns:
+            Whether the group can be left at once. Otherwise nothing has been given away.
+        """
+        async with self._lock:
+            partitions = list(self._work.trackers)
+            self._leaving = not await self._hand_over(partitions, 0.0)
+            if self._leaving:
+                self._work.suspend(partitions)
+            # What waits has been told, as far as there is anything to tell.
+            self._work.scheduler.revoke([*partitions, *self._work.suspended])
+            return self._leaving
+
+    async def finish(self, seconds: float) -> int:
+        """Wait for what runs, give back what does not end, and commit, when the worker ends.
+
+        Returns:
+            How many runs were cancelled.
+        """
+        work = self._work
+        trackers = [*work.trackers.values(), *work.suspended.values(), *self._handed]
+        await work.runs.wait(trackers, seconds, self._cut)
+        # A rebalance may be waiting for the same runs.
+        self._cut.set()
+        late = {job.tracker for job in work.runs.unsettled(trackers)}
+        cancelled = await self._cancel(late)
+        await self._committer.commit()
+        if self._registers is not None:
+            await self._registers.flush()
+            if self._leaving:
+                await self._committer.conclude(self._registers.offsets, self._registers.group)
+        work.retire([*work.trackers, *work.suspended])
+        return cancelled
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._registers is not None:
+            await self._registers.close()
+
+    async def _hand_over(
+        self, partitions: Collection[Partition], seconds: float
+    ) -> dict[Partition, Tracker]:
+        """Start nothing more, and see to it that what runs is over or known to others.
+
+        Returns:
+            Partitions of which neither is true within `seconds`.
+        """
+        self._work.halt(partitions)
+        everything = {p: t for p in partitions if (t := self._work.trackers.get(p)) is not None}
+        late, waited = everything, False
+        deadline = time.monotonic() + seconds
+        await self._announce(everything)
+        while True:
+            if self._registers is not None:
+                await self._registers.flush()
+            # After it, and in any case if something was handed over: the commit proves that the
+            # group had not gone on without us before others could read of it.
+            announced = any(t.handed is not None for t in late.values())
+            member = await self._committer.commit(everything=announced)
+            running = {job.tracker for job in self._work.runs.unsettled(list(late.values()))}
+            late = {
+                p: t
+                for p, t in late.items()
+                if t in running and not (member and t.handed is not None and t.handed.covered)
+            }
+            rest = deadline - time.monotonic()
+            if not late or rest <= 0 or self._cut.is_set():
+                given = [t for p, t in everything.items() if p not in late]
+                self._count("HandedOver", len(self._work.runs.unsettled(given)))
+                return late
+            if not waited:
+                waited = True
+                self._count("Waited", len(self._work.runs.unsettled(list(late.values()))))
+            await self._work.runs.wait(list(late.values()), min(rest, AGAIN_SECONDS), self._cut)
+
+    async def _announce(self, trackers: Mapping[Partition, Tracker]) -> None:
+        """Prepare to say what runs."""
+        if self._registers is None:
+            return
+        said = {p: s for p in trackers if (s := self._work.inheritance.of(p)) is not None}
+        if unread := {p: s for p, s in said.items() if not s.complete}:
+            with contextlib.suppress(FlowBindingError, TimeoutError):
+                await self._registers.read_all(unread)
+        running: defaultdict[Tracker, list[Job]] = defaultdict(list)
+        for job in self._work.runs.unsettled(list(trackers.values())):
+            running[job.tracker].append(job)
+        for partition, tracker in trackers.items():
+            items = self._items(partition, running[tracker])
+            lane = said[partition].free_lane(tracker) if partition in said else None
+            if not items or lane is None:
+                continue
+            tracker.handed = Outgoing(items, time.monotonic)
+            self._registers.open(partition, lane, tracker.handed)
+            self._handed.append(tracker)
+            self._speak.set()
+
+    def _items(self, partition: Partition, running: Collection[Job]) -> dict[int, Item]:
+        now = time.monotonic()
+        items = {}
+        for job in self._work.scheduler.retries(partition):
+            delay = max(0, round((job.due - now) * 1000))
+            mark = fingerprint(job.record)
+            items[job.record.offset] = Item(mark, State.FREE, job.attempts, delay)
+        for job in running:
+            mark = fingerprint(job.record)
+            items[job.record.offset] = Item(mark, State.RUNNING, job.attempts)
+        return items
+
+    async def _give_up(self, late: Mapping[Partition, Tracker]) -> int:
+        """Cancel what could be neither awaited nor handed over."""
+        cancelled = await self._cancel(set(late.values()))
+        await self._committer.commit()
+        self._work.retire(list(late))
+        if self._registers is not None:
+            await self._registers.flush()
+        return cancelled
+
+    async def _cancel(self, trackers: Collection[Tracker]) -> int:
+        """Cancel the runs of trackers; others may run their messages at once."""
+        if not trackers:
+            return 0
+        for tracker in trackers:
+            tracker.retire()
+        cancelled = await self._work.runs.cancel(trackers)
+        self._count("Cancelled", cancelled)
+        for tracker in trackers:
+            if tracker.handed is not None:
+                tracker.handed.free_running()
+        return cancelled
+
+    def _take_back(self, partitions: Collection[Partition], generation: int) -> set[Partition]:
+        """Go on with partitions that nobody else had meanwhile; the others are gone.
+
+        The broker counts a generation for each time that partitions are handed out. If it has
+        counted one since they were taken, nobody else has been given them.
+        """
+        suspended = self._work.suspended
+        next_one = generation in (self._generation, self._generation + 1)
+        kept = {p for p in partitions if next_one and p in suspended and not suspended[p].retired}
+        for partition in kept:
+            tracker = suspended[partition]
+            if tracker.handed is not None:
+                tracker.handed.withdraw()
+                tracker.handed = None
+            if tracker.position is not None:
+                self._consumer.seek(partition, tracker.position)
+        gone = {p: t for p, t in suspended.items() if p not in kept}
+        self._handed = [t for t in self._handed if t.handed is not None]
+        running = {job.tracker for job in self._work.runs.unsettled(list(gone.values()))}
+        for tracker in gone.values():
+            if tracker not in running:
+                tracker.retire()
+        self._work.resume(kept)
+        self._work.abandon(list(gone))
+        return kept
+
+    async def _tell(self) -> None:
+        while self._registers is not None:
+            await self._speak.wait()
+            self._speak.clear()
+            while self._registers.speaking:
+                await asyncio.sleep(TELL_SECONDS)
+                await self._registers.flush()
+                fenced = [t for t in self._handed if t.retired]
+                if fenced and (cancelled := await self._work.runs.cancel(fenced)):
+                    self._count("Fenced", cancelled)
+                    log.error("running messages dropped: others may run them", runs=cancelled)
+                self._handed = [t for t in self._handed if t not in fenced]
+            self._handed = []
+
+    async def _ask(self) -> None:
+        while self._registers is not None:
+            await self._listen.wait()
+            self._listen.clear()
+            self._heard_at = time.monotonic()
+            while awaited := self._awaited():
+                await asyncio.sleep(ASK_SECONDS)
+                await self._hear(self._registers, awaited)
+
+    def _awaited(self) -> dict[Partition, set[int]]:
+        """Partitions of which others run messages, and the lanes that tell of them."""
+        trackers = {**self._work.suspended, **self._work.trackers}
+        return {
+            p: lanes
+            for p, tracker in trackers.items()
+            if (incoming := self._work.inheritance.of(p)) is not None
+            and (lanes := incoming.awaited(tracker))
+        }
+
+    async def _hear(self, registers: Registers, awaited: Mapping[Partition, set[int]]) -> None:
+        lanes: defaultdict[int, list[Partition]] = defaultdict(list)
+        incoming = {}
+        for partition, numbers in awaited.items():
+            if (said := self._work.inheritance.of(partition)) is None:
+                continue
+            incoming[partition] = said
+            for lane in numbers:
+                lanes[lane].append(partition)
+        try:
+            await registers.read(lanes, incoming)
+        except (FlowBindingError, TimeoutError) as error:
+            if time.monotonic() - self._heard_at >= DEAF_SECONDS:
+                log.warning("running messages of others given up", error=str(error) or "no answer")
+                for said in incoming.values():
+                    said.forget()
+        else:
+            self._heard_at = time.monotonic()
+        for partition in incoming:
+            self._work.reconsider(partition)
+
+    async def _said(self, partitions: Collection[Partition]) -> Mapping[Partition, Incoming]:
+        """What earlier owners say of partitions.
+
+        As long as it cannot be read, they may still be running messages, as long as they can say
+        so: what cannot be read for a lease is over.
+        """
+        if self._registers is None or not partitions:
+            return {}
+        incoming = {p: Incoming() for p in partitions}
+        deadline = time.monotonic() + LEASE_SECONDS
+        while True:
+            try:
+                await self._registers.read_all(incoming)
+            except (FlowBindingError, TimeoutError) as error:
+                final = isinstance(error, FlowBindingError) and not error.retriable
+                if final or time.monotonic() >= deadline:
+                    text = str(error) or "no answer"
+                    log.warning("running messages of others not known", error=text)
+                    return incoming
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return incoming
+
+    def _count(self, outcome: str, messages: int) -> None:
+        self._metrics.handovers.labels(outcome).inc(messages)
 
     async def _committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
         if not partitions:
             return {}
         try:
-            return await asyncio.wait_for(self._consumer.committed(partitions), LOAD_SECONDS)
+            return await within(self._consumer.committed(partitions), LOAD_SECONDS)
         except (KafkaUnavailableError, TimeoutError) as error:
             # The consumer asks again for where to fetch from. Only what is done beyond is not
             # known then, and runs again.

@@ -1,8 +1,9 @@
 """Which message runs next: slots, order by key or partition, fairness, and what to fetch.
 
-A message is *ready*, *behind* another of its chain, *running* (it holds a slot), or *parked* (it
-waits for a retry and holds no slot). A chain is the messages of one key, or of one partition; only
-its first message is ready, running or parked. Everything is O(1) a message; parking is O(log n).
+A message is *ready*, *behind* another of its chain, *running* (it holds a slot), *parked* (it waits
+for a retry and holds no slot), or *held* (another worker runs it). A chain is the messages of one
+key, or of one partition; only its first message is ready, running or parked. Everything is O(1) a
+message; parking is O(log n).
 
 Pure: no clock, no tasks, no I/O.
 """
@@ -10,6 +11,7 @@ Pure: no clock, no tasks, no I/O.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Hashable, Iterable
 from itertools import count
@@ -29,13 +31,16 @@ MIN_READY = 16
 class _Lane:
     """The messages of one assigned partition."""
 
-    __slots__ = ("bytes", "chains", "held", "ready")
+    __slots__ = ("admitted", "bytes", "chains", "elsewhere", "held", "ready")
 
     def __init__(self) -> None:
         self.ready: deque[Job] = deque()
         self.chains: dict[Hashable, deque[Job]] = {}
         self.held: set[Job] = set()
+        self.elsewhere: set[Job] = set()
         self.bytes = 0
+        self.admitted = math.inf
+        """Messages that may begin yet; finite while the partition is stopped."""
 
 
 class Scheduler:
@@ -43,7 +48,7 @@ class Scheduler:
 
     Args:
         ordering: Which messages never overtake each other.
-        slots: Runs that may be in flight.
+        slots: Runs that may be in flight; may be changed at any time.
         max_bytes: Bytes of messages to hold, about; each partition may always hold one message.
     """
 
@@ -52,20 +57,23 @@ class Scheduler:
         self._ordering = ordering
         self._max_bytes = max_bytes
         self._lanes: dict[Partition, _Lane] = {}
+        self._suspended: dict[Partition, _Lane] = {}
         self._turns: deque[Partition] = deque()
         self._running: dict[Job, _Lane] = {}
+        self._answered: set[Job] = set()
         self._parked: list[tuple[float, int, Job, _Lane]] = []
         self._sequence = count()
 
     @property
     def running(self) -> int:
         """Slots in use."""
-        return len(self._running)
+        return len(self._running) - len(self._answered)
 
     @property
     def buffered(self) -> int:
         """Messages that were fetched and do not run: ready, behind others, or parked."""
-        total = sum(len(lane.held) for lane in self._lanes.values())
+        lanes = (*self._lanes.values(), *self._suspended.values())
+        total = sum(len(lane.held) for lane in lanes)
         return total - sum(1 for job, lane in self._running.items() if job in lane.held)
 
     @property
@@ -82,10 +90,34 @@ class Scheduler:
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget all messages of partitions; those that run keep their slot until they finish."""
         for partition in partitions:
-            lane = self._lanes.pop(partition, None)
+            lane = self._lanes.pop(partition, None) or self._suspended.pop(partition, None)
             if lane is not None:
                 lane.held.clear()
         self._turns = deque(self._lanes)
+
+    def suspend(self, partitions: Iterable[Partition]) -> None:
+        """Start nothing of partitions, and want nothing of them, until `resume` or `revoke`."""
+        for partition in partitions:
+            lane = self._lanes.pop(partition, None)
+            if lane is not None:
+                self._suspended[partition] = lane
+        self._turns = deque(self._lanes)
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Go on with suspended partitions where they were."""
+        for partition in partitions:
+            lane = self._suspended.pop(partition, None)
+            if lane is not None:
+                self._lanes[partition] = lane
+        self._turns = deque(self._lanes)
+
+    def retries(self, partition: Partition) -> list[Job]:
+        """Messages of a partition that do not run now and have failed or been put off before."""
+        lane = self._lane(partition)
+        if lane is None:
+            return []
+        waiting = (job for job in lane.held if job not in self._running)
+        return [job for job in waiting if job.attempts or job.due]
 
     def wanted(self) -> dict[Partition, int]:
         """Partitions to fetch from, and how many messages of each at most.
@@ -108,38 +140,62 @@ class Scheduler:
         return wanted
 
     def add(self, job: Job) -> None:
-        """Take in a fetched message of an assigned partition."""
-        lane = self._lanes[job.partition]
+        """Take in a message of an assigned partition."""
+        lane = self._lane(job.partition)
+        if lane is None:
+            raise KeyError(job.partition)
         lane.held.add(job)
         lane.bytes += job.size
         chain = self._chain(job)
         if chain is None:
-            lane.ready.append(job)
+            self._lead(job, lane)
         elif chain in lane.chains:
             lane.chains[chain].append(job)
         else:
             lane.chains[chain] = deque()
-            lane.ready.append(job)
+            self._lead(job, lane)
+
+    def release(self, job: Job) -> None:
+        """Let a held message go on: nobody else runs it any more."""
+        job.held = False
+        lane = self._lane(job.partition)
+        if lane is not None and job in lane.elsewhere:
+            lane.elsewhere.discard(job)
+            self._lead(job, lane)
 
     def take(self) -> Job | None:
         """The next message to run, which now holds a slot; None when none is ready or no slot free.
 
         Partitions take turns.
         """
-        if len(self._running) >= self.slots:
+        if self.running >= self.slots:
             return None
         for _ in range(len(self._turns)):
             lane = self._lanes[self._turns[0]]
             self._turns.rotate(-1)
-            if lane.ready:
+            if lane.ready and lane.admitted:
+                lane.admitted -= 1
                 job = lane.ready.popleft()
                 self._running[job] = lane
                 return job
         return None
 
+    def answered(self, job: Job) -> bool:
+        """Free the slot of a message whose result is on its way to Kafka; its chain still waits.
+
+        Returns:
+            False, and the slot stays taken, when there are as many of them as slots: what Kafka
+            does not take must not pile up.
+        """
+        if job not in self._running or len(self._answered) >= self.slots:
+            return False
+        self._answered.add(job)
+        return True
+
     def finish(self, job: Job) -> None:
         """Free the message's slot and let the next of its chain go."""
         lane = self._running.pop(job)
+        self._answered.discard(job)
         if job not in lane.held:
             return
         lane.held.discard(job)
@@ -149,26 +205,65 @@ class Scheduler:
             return
         behind = lane.chains[chain]
         if behind:
-            lane.ready.append(behind.popleft())
+            self._lead(behind.popleft(), lane)
         else:
             del lane.chains[chain]
 
     def park(self, job: Job, due: float) -> None:
         """Free the message's slot until it runs again at `due`; its chain waits for it."""
         lane = self._running.pop(job)
+        self._answered.discard(job)
         if job in lane.held:
-            heapq.heappush(self._parked, (due, next(self._sequence), job, lane))
+            self._park(job, due, lane)
 
     def wake(self, now: float) -> None:
         """Make parked messages ready whose time has come."""
         while self._parked and self._parked[0][0] <= now:
             *_, job, lane = heapq.heappop(self._parked)
             if job in lane.held:
-                lane.ready.append(job)
+                job.due = 0.0
+                if math.isinf(lane.admitted):
+                    lane.ready.append(job)
+                else:
+                    # What was tried before comes to its end first.
+                    lane.ready.appendleft(job)
+
+    def stop(self, partition: Partition) -> None:
+        """Begin nothing more of a partition but what is admitted; what runs goes on."""
+        self._admit(partition, 0)
+
+    def admit(self, partition: Partition) -> None:
+        """Let one message of a stopped partition begin."""
+        self._admit(partition, 1)
+
+    def go_on(self, partition: Partition) -> None:
+        """Begin messages of a stopped partition again."""
+        self._admit(partition, math.inf)
+
+    def _admit(self, partition: Partition, number: float) -> None:
+        lane = self._lanes.get(partition) or self._suspended.get(partition)
+        if lane is not None:
+            lane.admitted = number
 
     def next_due(self) -> float | None:
         """When `wake` has something to do next."""
         return self._parked[0][0] if self._parked else None
+
+    def _lane(self, partition: Partition) -> _Lane | None:
+        return self._lanes.get(partition) or self._suspended.get(partition)
+
+    def _lead(self, job: Job, lane: _Lane) -> None:
+        """Let a message be the first of its chain."""
+        if job.held:
+            lane.elsewhere.add(job)
+        elif job.due:
+            self._park(job, job.due, lane)
+        else:
+            lane.ready.append(job)
+
+    def _park(self, job: Job, due: float, lane: _Lane) -> None:
+        job.due = due
+        heapq.heappush(self._parked, (due, next(self._sequence), job, lane))
 
     def _chain(self, job: Job) -> Hashable | None:
         if self._ordering is Ordering.KEY:

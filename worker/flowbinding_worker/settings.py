@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, CliSubCommand, SettingsConfigDict
 
-from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY
+from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY, SPOOL_DIRECTORY
 
 
 def _address(text: str) -> str:
@@ -33,6 +33,10 @@ class Run(BaseSettings):
     )
     configmaps: Path = Field(
         Path(CONFIGMAPS_DIRECTORY), description="Directory with <ConfigMap name>/<key> files"
+    )
+    spool: Path = Field(
+        Path(SPOOL_DIRECTORY),
+        description="Directory in which results wait while Kafka does not take them",
     )
     instance: str = Field(
         default_factory=socket.gethostname, description="Name of this worker in logs and headers"

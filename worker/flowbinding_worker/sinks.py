@@ -1,107 +1,64 @@
-"""Where messages end: results and dead letters, written until Kafka acknowledges them.
+"""Where messages end: results and dead letters, delivered until Kafka acknowledges them.
 
-A record that cannot be written is tried for ever. Its message stays unfinished meanwhile, so that
-nothing is committed past it; its slot stays taken, so that no further flow runs pile up behind it;
-and the worker says why.
+A record that cannot be written is never given up. Its message stays unfinished meanwhile, so that
+nothing is committed past it. See `outbox` for how records wait.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
-from random import Random
+from dataclasses import dataclass, replace
 
 from flowbinding_api import FlowBinding
-from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import Envelope
 from flowbinding_worker.headers import (
-    CONNECT_PREFIX,
-    OWN_PREFIX,
-    TRACE,
+    TRACES,
     TRUNCATED,
     Identity,
     dead_letter_headers,
+    is_ours,
     result_headers,
 )
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import Headers, ProducerPort, RecordTooLargeError
-from flowbinding_worker.ports import Failure, ProcessingError, Record, Stage
-from flowbinding_worker.retry import Backoff
+from flowbinding_worker.kafka_port import KafkaUnavailableError, ProducerPort, RecordTooLargeError
+from flowbinding_worker.outbox import Delivery, Outbox
+from flowbinding_worker.ports import Failure, ProcessingError, Stage
+from flowbinding_worker.spool import Spool
+from flowbinding_worker.spool_codec import Kind, Message
+from flowbinding_worker.transactions import Transactions
+from flowbinding_worker.transactions_outbox import TransactionOutbox
 from flowbinding_worker.trouble import Trouble
 
-SLOW_SECONDS = 3.0
-"""A record without acknowledgement for so long is worth a word."""
-
-_BACKOFF = Backoff(initial=0.5, cap=5.0)
+CLOUD_EVENT = "application/cloudevents+json"
 
 
-class Sink:
-    """Writes records until they are acknowledged.
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What both sinks write with.
 
-    Args:
-        part: Names the sink in `trouble`.
-        reason: What keeps the worker from working while the sink does not take records.
+    Attributes:
+        binding: Names the topics.
+        who: Who writes.
         producer: Writes one record.
+        spool: Where records wait while that is not possible.
         trouble: Where to say so.
+        transactions: Write instead, all or nothing; None: results are written at least once.
     """
 
-    def __init__(self, part: str, reason: Reason, producer: ProducerPort, trouble: Trouble) -> None:
-        self._part = part
-        self._reason = reason
-        self._producer = producer
-        self._trouble = trouble
-        self._draw = Random()  # noqa: S311 - jitter, not a secret
+    binding: FlowBinding
+    who: Identity
+    producer: ProducerPort
+    spool: Spool
+    trouble: Trouble
+    transactions: Transactions | None = None
 
-    async def write(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        partition: int | None = None,
-    ) -> None:
-        """Write one record; returns when it is acknowledged.
-
-        Raises:
-            RecordTooLargeError: It will never be taken.
-        """
-        failures = 0
-        while True:
-            try:
-                await self._send(topic, key, value, headers, partition)
-            except RecordTooLargeError:
-                raise
-            except FlowBindingError as error:
-                failures += 1
-                self._trouble.report(self._part, self._reason, str(error))
-                await asyncio.sleep(_BACKOFF.delay(failures, 0.5 + self._draw.random() / 2))
-            else:
-                self._trouble.clear(self._part)
-                return
-
-    async def refused(self, message: str) -> None:
-        """Say that a record cannot be written as it is, and wait before it is tried again."""
-        self._trouble.report(self._part, self._reason, message)
-        await asyncio.sleep(_BACKOFF.cap)
-
-    async def _send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers,
-        partition: int | None,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        message = f"topic {topic}: no acknowledgement for {SLOW_SECONDS:.0f} s"
-        slow = loop.call_later(
-            SLOW_SECONDS, self._trouble.report, self._part, self._reason, message
+    async def send(self, message: Message) -> None:
+        """Write one record; see `ProducerPort.send`."""
+        await self.producer.send(
+            message.topic, message.key, message.value, message.headers, message.partition
         )
-        try:
-            await self._producer.send(topic, key, value, headers, partition)
-        finally:
-            slow.cancel()
 
 
 class Output:
@@ -109,79 +66,105 @@ class Output:
 
     Args:
         topic: Where to.
-        who: Who writes.
-        producer: Writes one record.
-        trouble: Where to say that it cannot.
+        envelope: What they are wrapped in.
+        writing: What to write with.
     """
 
-    def __init__(self, topic: str, who: Identity, producer: ProducerPort, trouble: Trouble) -> None:
+    def __init__(self, topic: str, envelope: Envelope, writing: Writing) -> None:
         self._topic = topic
-        self._who = who
-        self._sink = Sink("output", Reason.OUTPUT_UNAVAILABLE, producer, trouble)
+        self._content_type = CLOUD_EVENT if envelope is Envelope.CLOUD_EVENTS else None
+        self._who = writing.who
+        self._outbox = (
+            Outbox(
+                Kind.RESULT,
+                Reason.OUTPUT_UNAVAILABLE,
+                writing.send,
+                _too_large,
+                writing.binding.spec.concurrency.ordering,
+                writing.spool,
+                writing.trouble,
+            )
+            if writing.transactions is None
+            else TransactionOutbox(writing.transactions, lambda message: (message,), _too_large)
+        )
+        self.resume = self._outbox.resume
+        self.close = self._outbox.close
 
-    async def write(self, record: Record, key: bytes | None, value: bytes) -> None:
-        """Write the result of one message; returns when it is acknowledged.
+    def write(self, job: Job, key: bytes | None, value: bytes) -> Delivery:
+        """Write the result of one message.
 
-        Raises:
-            ProcessingError: POISON, when no broker will ever take it.
+        `Delivery.done` raises ProcessingError (POISON) when no broker will ever take it.
         """
-        try:
-            await self._sink.write(self._topic, key, value, result_headers(self._who, record))
-        except RecordTooLargeError:
-            raise ProcessingError(
-                f"the result has {len(value)} bytes, which topic {self._topic} does not take",
-                failure=Failure.POISON,
-                stage=Stage.OUTPUT,
-                reason="ResultTooLarge",
-            ) from None
+        headers = result_headers(self._who, job.record, self._content_type)
+        return self._outbox.submit(job, Message(self._topic, key, value, headers))
 
 
 class DeadLetters:
     """Writes messages that cannot be processed, byte for byte, with the reason in their headers.
 
     Args:
-        binding: Names the topics.
-        who: Who writes.
-        producer: Writes one record.
-        trouble: Where to say that it cannot.
+        writing: What to write with.
     """
 
-    def __init__(
-        self, binding: FlowBinding, who: Identity, producer: ProducerPort, trouble: Trouble
-    ) -> None:
-        self._binding = binding
-        self._who = who
-        self._sink = Sink("deadLetter", Reason.DEAD_LETTER_UNAVAILABLE, producer, trouble)
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._style = writing.binding.spec.dead_letter.header_style
+        self._outbox = (
+            Outbox(
+                Kind.DEAD_LETTER,
+                Reason.DEAD_LETTER_UNAVAILABLE,
+                self._send,
+                _too_large,
+                writing.binding.spec.concurrency.ordering,
+                writing.spool,
+                writing.trouble,
+            )
+            if writing.transactions is None
+            else TransactionOutbox(writing.transactions, _ever_smaller, None)
+        )
+        self.resume = self._outbox.resume
+        self.close = self._outbox.close
 
-    async def write(self, job: Job, error: ProcessingError) -> bool:
-        """Write one dead letter; returns when it is acknowledged.
-
-        Returns:
-            False when dead letters are switched off.
-        """
+    def write(self, job: Job, error: ProcessingError) -> Delivery | None:
+        """Write one dead letter; None when dead letters are switched off."""
         record = job.record
-        topic = self._binding.dead_letter_topic(record.partition.topic)
+        topic = self._writing.binding.dead_letter_topic(record.partition.topic)
         if topic is None:
-            return False
-        headers = dead_letter_headers(self._who, job, error, time.time_ns() // 1_000_000)
+            return None
+        now_ms = time.time_ns() // 1_000_000
+        headers = dead_letter_headers(self._writing.who, job, error, now_ms, self._style)
         # The source partition places a null key; a key places itself.
-        partition = record.partition.partition
-        while True:
-            for value, some in _ever_smaller(record, headers):
-                try:
-                    await self._sink.write(topic, record.key, value, some, partition)
-                except RecordTooLargeError:
-                    continue
-                return True
-            await self._sink.refused(f"topic {topic} takes not even the key of a dead letter")
+        message = Message(topic, record.key, record.value, headers, record.partition.partition)
+        return self._outbox.submit(job, message, error.reason)
+
+    async def _send(self, message: Message) -> None:
+        """Write a dead letter, or what is left of it when the topic takes none of its size."""
+        for smaller in _ever_smaller(message):
+            try:
+                await self._writing.send(smaller)
+            except RecordTooLargeError:
+                continue
+            return
+        raise KafkaUnavailableError(
+            f"topic {message.topic} takes not even the key of a dead letter",
+            reason=Reason.DEAD_LETTER_UNAVAILABLE,
+        )
 
 
-def _ever_smaller(record: Record, headers: Headers) -> Iterator[tuple[bytes | None, Headers]]:
-    """The dead letter, and what is left of it when the topic takes no record of its size."""
-    yield record.value, headers
-    short = [h for h in headers if h[0] != TRACE]
-    yield record.value, short
+def _too_large(message: Message) -> ProcessingError:
+    size = len(message.value or b"")
+    return ProcessingError(
+        f"the result has {size} bytes, which topic {message.topic} does not take",
+        failure=Failure.POISON,
+        stage=Stage.OUTPUT,
+        reason="ResultTooLarge",
+    )
+
+
+def _ever_smaller(message: Message) -> Iterator[Message]:
+    yield message
+    short = [h for h in message.headers if h[0] not in TRACES]
+    yield replace(message, headers=short)
     cut = [*short, (TRUNCATED, b"value")]
-    yield None, cut
-    ours = [h for h in cut if h[0].startswith((CONNECT_PREFIX, OWN_PREFIX))]
-    yield None, ours
+    yield replace(message, headers=cut, value=None)
+    yield replace(message, headers=[h for h in cut if is_ours(h[0])], value=None)

@@ -1,16 +1,18 @@
 """What of one partition is done, for one assignment of it.
 
-A tracker lives from the assignment of its partition to its revocation; a later assignment gets a
-new one. Whoever holds a tracker that is no longer current holds a message that is no longer ours.
-Its one promise: the offset to commit never passes a message that is not done. Pure.
+A tracker lives from the assignment of its partition until the partition is somebody else's and its
+running messages are over; a later assignment gets a new one. Whoever holds a retired tracker holds
+a message that is no longer ours. Its one promise: the offset to commit never passes a message that
+is not done. Pure.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from flowbinding_api.offsets import Progress
+from flowbinding_worker.handover.outgoing import Outgoing
 from flowbinding_worker.ports import Record
 
 MAX_UNFINISHED = 1000
@@ -35,8 +37,23 @@ class Tracker:
         """Counts changes of what a commit would say."""
         self.acknowledged = (-1, -1)
         """Offset and version of the last commit that the broker has acknowledged."""
-        self.retired = False
-        """Whether the assignment is over: nothing may be written or committed for it any more."""
+        self.handed: Outgoing | None = None
+        """What others are told of its running messages, from the moment that it may be theirs."""
+        self._over = False
+
+    @property
+    def retired(self) -> bool:
+        """Whether nothing may be written or committed for its messages any more."""
+        return self._over or (self.handed is not None and self.handed.expired)
+
+    def retire(self) -> None:
+        """Let nothing be written or committed for its messages any more."""
+        self._over = True
+
+    @property
+    def position(self) -> int | None:
+        """The offset that is fetched next; None when it is not known yet."""
+        return self._position
 
     @property
     def unfinished(self) -> int:
@@ -94,13 +111,33 @@ class Tracker:
             self._hi_done = max(self._hi_done, offset + 1)
             self.version += 1
 
+    def is_done(self, offset: int) -> bool:
+        """Whether the message is done, fetched or not."""
+        if self._position is not None and offset < self._position:
+            return offset not in self._unfinished
+        return self._before is not None and self._before.is_done(offset)
+
+    def is_known(self, offset: int) -> bool:
+        """Whether the message is done, or has been fetched."""
+        fetched = self._position is not None and offset < self._position
+        return fetched or self.is_done(offset)
+
     def progress(self) -> Progress:
         """What is done beyond `committable`, for the commit's metadata."""
-        hi_done = max(self._hi_done, self.committable or 0)
-        unfinished = list(self._unfinished)
+        return self.after(())[1]
+
+    def after(self, offsets: Collection[int]) -> tuple[int | None, Progress]:
+        """What to commit if these messages were done as well; nothing changes.
+
+        Returns:
+            As `committable` and `progress`.
+        """
+        unfinished = [o for o in self._unfinished if o not in offsets]
+        committable = unfinished[0] if unfinished else self._position
+        hi_done = max(self._hi_done, committable or 0, max(offsets, default=-1) + 1)
         if self._before is not None:
             # Known from before, and not fetched again yet.
             hi_done = max(hi_done, self._before.hi_done)
             position = self._position or 0
             unfinished += [o for o in self._before.unfinished if o >= position]
-        return Progress(hi_done, tuple(o for o in unfinished if o < hi_done))
+        return committable, Progress(hi_done, tuple(o for o in unfinished if o < hi_done))

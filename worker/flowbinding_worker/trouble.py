@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import structlog
 
+from flowbinding_worker.redaction import redact
+
 log = structlog.get_logger(__name__)
 
 
@@ -29,6 +31,7 @@ class Trouble:
 
     def report(self, part: str, reason: str, message: str) -> None:
         """A part cannot work. Nothing happens when the same was reported before."""
+        message = redact(message)
         if self._parts.get(part) == (reason, message):
             return
         self._parts[part] = (reason, message)

@@ -8,64 +8,76 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import structlog
 
-from flowbinding_api.spec import Concurrency
-from flowbinding_worker.circuit import Call, Circuit
+from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_worker.figures import Busy
+from flowbinding_worker.flood import Floods
+from flowbinding_worker.flow_control import Call, FlowControl
+from flowbinding_worker.handover.incoming import Incoming, Turn
+from flowbinding_worker.handover.inheritance import Inheritance
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import Batch
 from flowbinding_worker.metrics import Metrics
+from flowbinding_worker.outbox import ResultLostError
 from flowbinding_worker.ports import Failure, Partition, ProcessingError
 from flowbinding_worker.processing import Outcome, OutdatedError, Processor, unexpected, where
 from flowbinding_worker.retry import RetryPolicy
-from flowbinding_worker.scheduler import Scheduler
-from flowbinding_worker.tracker import Tracker
+from flowbinding_worker.runs import Runs
+from flowbinding_worker.scheduler import MAX_BYTES, Scheduler
+from flowbinding_worker.spool import Stored
+from flowbinding_worker.tracker import MAX_UNFINISHED, Tracker
 from flowbinding_worker.trouble import Trouble
 
 log = structlog.get_logger(__name__)
-
-CANCEL_SECONDS = 1.0
-"""How long cancelled runs may take to notice; afterwards they have no effect anyway."""
 
 
 class Work:
     """The messages of the assigned partitions, and the runs in flight.
 
     Args:
-        concurrency: `spec.concurrency`.
+        spec: The binding's.
         processor: Processes a message.
         retry: Decides what becomes of a failed one.
         metrics: Counts.
         trouble: Where to say that the flow fails for all.
+        partitions: How many partitions the topics have; for shares of what holds for all workers.
     """
 
     def __init__(
         self,
-        concurrency: Concurrency,
+        spec: FlowBindingSpec,
         processor: Processor,
         retry: RetryPolicy,
         metrics: Metrics,
         trouble: Trouble,
+        partitions: Callable[[], int],
     ) -> None:
-        slots = concurrency.per_replica
+        now = time.monotonic()
         self.trackers: dict[Partition, Tracker] = {}
-        self.scheduler = Scheduler(concurrency.ordering, slots)
-        self.circuit = Circuit(slots)
-        self.busy = Busy(slots, time.monotonic())
+        self.suspended: dict[Partition, Tracker] = {}
+        """Of partitions that were taken away and may come back."""
+        self.inheritance = Inheritance()
+        self.control = FlowControl(spec.concurrency, spec.rate_limit, now)
+        self.scheduler = Scheduler(spec.concurrency.ordering, self.control.slots)
+        self.busy = Busy(now)
         self.room = asyncio.Event()
         """Set when it may be worth while to look at `scheduler.wanted` again."""
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Raises when a fault in the worker itself ended a run."""
         self.ends: dict[Partition, int] = {}
         self._blocked: set[Partition] = set()
+        self._floods = Floods(self.scheduler, trouble, enabled=spec.dead_letter.flood_guard)
+        self._partitions = partitions
         self._processor = processor
         self._retry = retry
         self._metrics = metrics
         self._trouble = trouble
-        self._tasks: dict[asyncio.Task[None], Job] = {}
+        self.runs = Runs(self._ended)
+        self._deferred_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -81,8 +93,14 @@ class Work:
 
     def wanted(self) -> dict[Partition, int]:
         """Partitions to fetch from, and how many messages of each at most."""
-        wanted = self.scheduler.wanted()
-        return {p: most for p, most in wanted.items() if p not in self._blocked}
+        if self._deferred_bytes > MAX_BYTES:
+            return {}
+        rooms = {
+            p: min(most, MAX_UNFINISHED - self.trackers[p].unfinished)
+            for p, most in self.scheduler.wanted().items()
+            if p not in self._blocked
+        }
+        return {p: room for p, room in rooms.items() if room > 0}
 
     def block(self, partition: Partition, reason: str, message: str) -> None:
         """Fetch nothing more of a partition in this assignment; what was fetched goes on."""
@@ -90,10 +108,26 @@ class Work:
             self._blocked.add(partition)
             self._trouble.report(_part(partition), reason, message)
 
-    def assign(self, trackers: Mapping[Partition, Tracker]) -> None:
-        """Begin with partitions; each tracker is the new epoch of its partition."""
+    def _unblock(self, partition: Partition) -> None:
+        self._blocked.discard(partition)
+        self._trouble.clear(_part(partition))
+
+    def assign(
+        self, trackers: Mapping[Partition, Tracker], incoming: Mapping[Partition, Incoming]
+    ) -> None:
+        """Begin with partitions; each tracker is the new epoch of its partition.
+
+        Args:
+            trackers: Where to begin.
+            incoming: What earlier owners say of messages from there on, as far as known.
+        """
         self.trackers.update(trackers)
+        self.inheritance.begin(incoming)
         self.scheduler.assign(trackers)
+        self._floods.forget(trackers)
+        for partition, tracker in trackers.items():
+            self._processor.committed(partition, tracker.committable or 0)
+        self._share()
         self.room.set()
 
     def accept(self, batch: Batch) -> None:
@@ -107,69 +141,117 @@ class Work:
         if batch.end is not None:
             self.ends[batch.partition] = batch.end
         for record in tracker.fetched(batch.records, batch.position):
-            self.scheduler.add(Job(record, tracker))
+            job = Job(record, tracker)
+            if self.inheritance.admit(job, time.monotonic()) is Turn.DONE:
+                self._inherited(job)
+            else:
+                self._queue(job)
+
+    def reconsider(self, partition: Partition) -> None:
+        """Earlier owners of a partition have said something new."""
+        for job, turn in self.inheritance.reconsider(partition, time.monotonic()):
+            if turn is Turn.DONE:
+                self._inherited(job)
+            else:
+                self._metrics.handovers.labels("TakenOver").inc()
+            self.scheduler.release(job)
+        self.dispatch()
+
+    def _inherited(self, job: Job) -> None:
+        """An earlier owner of the partition has finished a message."""
+        job.tracker.complete(job.record.offset)
+        self._metrics.handovers.labels("Finished").inc()
+
+    def _queue(self, job: Job) -> None:
+        """Let a message wait for its run, unless its result has waited on disk since a restart."""
+        # While another worker runs it, what is here may be older than its result.
+        stored = None if job.held else self._processor.stored(job.record)
+        if stored is None:
+            self.scheduler.add(job)
+            return
+        self._defer(job)
+        self.runs.watch(asyncio.create_task(self._resume(job, stored)), job)
 
     def dispatch(self) -> None:
         """Start everything that may run now, and see to it that this happens again in time."""
         now = time.monotonic()
         self.scheduler.wake(now)
-        while self.circuit.allows(now):
+        self._floods.admit(now)
+        self.scheduler.slots = self.control.slots
+        while self.control.allows(now):
             job = self.scheduler.take()
             if job is None:
                 break
-            task = asyncio.create_task(self._run(job, self.circuit.begin()))
-            self._tasks[task] = job
-            task.add_done_callback(self._ended)
-        self.busy.change(self.scheduler.running, now)
+            if job.over:
+                # Finished by somebody else while it waited here; those behind it can go on.
+                self.scheduler.finish(job)
+                continue
+            job.release = partial(self._release, job)
+            job.answered = partial(self._answered, job)
+            self._floods.began(job, now)
+            call = self.control.begin(self.scheduler.running, now)
+            self.runs.watch(asyncio.create_task(self._run(job, call)), job)
+        self.busy.change(self.scheduler.running, self.scheduler.slots, now)
         self.room.set()
-        self._set_timer()
+        self._set_timer(now)
 
     def halt(self, partitions: Collection[Partition]) -> None:
-        """Drop what does not run yet; what runs goes on and still counts."""
-        self.scheduler.revoke(partitions)
+        """Start nothing of partitions; what runs goes on and still counts."""
+        self.scheduler.suspend(partitions)
 
-    async def drain(
-        self, partitions: Collection[Partition], seconds: float, cut: asyncio.Event
-    ) -> None:
-        """Wait for the runs of halted partitions, not longer than `seconds` nor beyond `cut`."""
-        running = [task for task, job in self._tasks.items() if job.partition in partitions]
-        if not running:
-            return
-        everything = asyncio.ensure_future(asyncio.wait(running, timeout=seconds))
-        enough = asyncio.ensure_future(cut.wait())
-        await asyncio.wait({everything, enough}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (everything, enough):
-            task.cancel()
-
-    async def cancel(self, partitions: Collection[Partition]) -> int:
-        """Cancel what still runs of halted partitions.
-
-        Returns:
-            How many runs that were.
-        """
-        late = [task for task, job in self._tasks.items() if job.partition in partitions]
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=CANCEL_SECONDS)
-        return len(late)
-
-    def retire(self, partitions: Collection[Partition]) -> None:
-        """End the epoch of partitions: whatever still happens to their messages has no effect."""
+    def suspend(self, partitions: Collection[Partition]) -> None:
+        """Partitions are taken away, and may come back: nothing is committed for them any more."""
         self.halt(partitions)
         for partition in partitions:
+            if (tracker := self.trackers.pop(partition, None)) is not None:
+                self.suspended[partition] = tracker
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        """Partitions have come back before anybody else had them: go on where they were."""
+        for partition in partitions:
+            self.trackers[partition] = self.suspended.pop(partition)
+            self._unblock(partition)
+        self.scheduler.resume(partitions)
+        self.dispatch()
+
+    def abandon(self, partitions: Collection[Partition]) -> None:
+        """Partitions are somebody else's: what waits is dropped.
+
+        What runs goes on, and counts as long as the tracker is not retired.
+        """
+        self.scheduler.revoke(partitions)
+        for partition in partitions:
+            self.inheritance.end(partition)
+            self.trackers.pop(partition, None)
+            self.suspended.pop(partition, None)
             self.ends.pop(partition, None)
-            self._blocked.discard(partition)
-            self._trouble.clear(_part(partition))
-            tracker = self.trackers.pop(partition, None)
-            if tracker is not None:
-                tracker.retired = True
+            self._unblock(partition)
+        self._floods.forget(partitions)
+        self._share()
+
+    def _share(self) -> None:
+        """What this worker may do of what all may do together."""
+        self.control.share(len(self.trackers), self._partitions(), time.monotonic())
+
+    def retire(self, partitions: Collection[Partition]) -> list[Tracker]:
+        """End the epoch of partitions: whatever still happens to their messages has no effect.
+
+        Returns:
+            The trackers, for `Runs.cancel`.
+        """
+        found = [t for p in partitions for t in (self.trackers.get(p), self.suspended.get(p)) if t]
+        for tracker in found:
+            tracker.retire()
+        self.abandon(partitions)
+        return found
+
+    async def close(self) -> None:
+        """Stop writing results; those on disk stay there for a worker that starts again."""
+        await self._processor.close()
 
     async def forget(self) -> None:
         """End the epoch of all partitions at once, running messages included."""
-        partitions = list(self.trackers)
-        self.retire(partitions)
-        await self.cancel(partitions)
+        await self.runs.cancel(self.retire(list(self.trackers)))
 
     async def _run(self, job: Job, call: Call) -> None:
         """One attempt; frees the slot in any case."""
@@ -178,12 +260,59 @@ class Work:
             due = await self._attempt(job, call)
         except OutdatedError:
             log.info("outcome dropped: the partition has moved on", **where(job.record))
+        except ResultLostError:
+            self._again(job)
         finally:
             call.abandoned()
-            if due is None:
+            if due is not None and job.tracker.handed is not None:
+                job.tracker.handed.free(job.record.offset, job.attempts, due)
+            if job.deferred:
+                self._deferred_bytes -= job.size
+                if due is not None:
+                    self._again(job)
+            elif due is None:
                 self.scheduler.finish(job)
             else:
                 self.scheduler.park(job, due)
+                self._floods.parked(job, due)
+
+    async def _resume(self, job: Job, stored: Stored) -> None:
+        """Write a result that an earlier run of this worker has left on disk."""
+        try:
+            try:
+                outcome = await self._processor.deliver(job, stored)
+            except ProcessingError as error:
+                outcome = await self._processor.bury(job, error)
+            self._done(job, outcome)
+        except OutdatedError:
+            log.info("outcome dropped: the partition has moved on", **where(job.record))
+        except ResultLostError:
+            self._again(job)
+        finally:
+            self._deferred_bytes -= job.size
+
+    def _answered(self, job: Job) -> bool:
+        free = self.scheduler.answered(job)
+        if free:
+            self.dispatch()
+        return free
+
+    def _release(self, job: Job) -> None:
+        if not job.deferred:
+            self.scheduler.finish(job)
+            self._defer(job)
+            self.dispatch()
+
+    def _defer(self, job: Job) -> None:
+        job.deferred = True
+        self._deferred_bytes += job.size
+
+    def _again(self, job: Job) -> None:
+        """A result that waited on disk cannot be read any more: its message runs once more."""
+        if job.tracker.handed is not None:
+            job.tracker.handed.free(job.record.offset, job.attempts, 0.0)
+        if job.tracker in (self.trackers.get(job.partition), self.suspended.get(job.partition)):
+            self.scheduler.add(Job(job.record, job.tracker))
 
     async def _attempt(self, job: Job, call: Call) -> float | None:
         """Process a message; the time of the next attempt, or None when it is done."""
@@ -191,7 +320,7 @@ class Work:
             outcome = await self._processor.attempt(job, call)
         except ProcessingError as error:
             failure = error
-        except OutdatedError:
+        except (OutdatedError, ResultLostError):
             raise
         except Exception as error:
             log.exception("unexpected error", **where(job.record))
@@ -202,7 +331,7 @@ class Work:
         delay = self._judge(job, call, failure)
         if delay is not None:
             return time.monotonic() + delay
-        self._done(job, await self._processor.bury(job, failure))
+        self._done(job, await self._processor.bury(job, self._retry.letter(job, failure)))
         return None
 
     def _judge(self, job: Job, call: Call, error: ProcessingError) -> float | None:
@@ -213,8 +342,9 @@ class Work:
         # actually run: if all messages left are bad ones, they must leave one by one in the end. A
         # server that asks for less says nothing about the message, however often it is asked.
         blamed = call.probe and error.ran and error.failure is not Failure.THROTTLE
-        spared = self.circuit.is_open and not blamed
-        delay = self._retry.delay(job, error, spared=spared)
+        spared = self.control.is_open and not blamed
+        clock = self.control.clock(time.monotonic())
+        delay = self._retry.delay(job, error, spared=spared, clock=clock)
         log.warning(
             "attempt failed",
             failure=error.failure.value,
@@ -234,10 +364,21 @@ class Work:
         if job.tracker.retired:
             raise OutdatedError
         job.tracker.complete(job.record.offset)
+        if job.tracker.handed is not None:
+            job.tracker.handed.done(job.record.offset)
         self._metrics.messages.labels(outcome.value).inc()
+        if self.trackers.get(job.partition) is job.tracker:
+            self._note(job, outcome)
+
+    def _note(self, job: Job, outcome: Outcome) -> None:
+        """Tell the flood guard."""
+        now = time.monotonic()
+        if outcome is Outcome.FILTERED:
+            self._floods.skipped(job, now)
+        else:
+            self._floods.ended(job, dead=outcome is not Outcome.SUCCEEDED, now=now)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             if not self.crashed.done():
                 self.crashed.set_exception(error)
@@ -246,20 +387,20 @@ class Work:
         self.dispatch()
 
     def _report_circuit(self) -> None:
-        if self.circuit.reason:
-            self._trouble.report("flow", self.circuit.reason, self.circuit.message)
+        if self.control.reason:
+            self._trouble.report("flow", self.control.reason, self.control.message)
         else:
             self._trouble.clear("flow")
 
     def trip(self, error: ProcessingError) -> None:
         """Open the circuit for a failure that was found without a message."""
-        self.circuit.trip(error, time.monotonic())
+        self.control.trip(error, time.monotonic())
         self._report_circuit()
 
     def recovered(self) -> None:
         """What `trip` was called for is repaired. Nothing to do when a run has shown it before."""
-        if self.circuit.is_open:
-            self.circuit.recover()
+        if self.control.is_open:
+            self.control.recover(time.monotonic())
             self._report_circuit()
             self.dispatch()
 
@@ -272,30 +413,33 @@ class Work:
             offset=offset,
         )
         self._metrics.metadata_ignored.inc()
-        self.trackers[partition].retired = True
-        for task, job in self._tasks.items():
-            if job.tracker.retired:
-                task.cancel()
-        self.halt([partition])
+        self.trackers[partition].retire()
+        self.runs.cancel_retired()
+        self.inheritance.void(partition)
+        self.scheduler.revoke([partition])
         tracker = Tracker()
-        self.assign({partition: tracker})
+        self.assign({partition: tracker}, {})
         return tracker
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, now: float) -> None:
         """One timer for whatever is due first.
 
-        A probe that is due already needs none: it waits for a message, not for a time.
+        A call that may begin already needs none: it waits for a message, not for a time.
+
+        Args:
+            now: The time at which it was decided what may begin. What has become due since then
+                must not be taken for begun.
         """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = time.monotonic()
-        due, probe = self.scheduler.next_due(), self.circuit.next_probe()
-        times = [due] if due is not None else []
-        if probe is not None and probe > now:
-            times.append(probe)
-        if times:
-            delay = max(0.0, min(times) - now)
+        times = (
+            self.scheduler.next_due(),
+            self.control.next_time(now),
+            self._floods.next_time(),
+        )
+        if due := [at for at in times if at is not None]:
+            delay = max(0.0, min(due) - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
 
 

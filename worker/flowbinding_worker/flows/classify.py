@@ -1,16 +1,19 @@
 """What a failed run means: HTTP answers, transport errors and messages of components; pure.
 
     status                                      failure        reason
-    429, 503, any with Retry-After              THROTTLE       FlowThrottled
+    429, 503, 529, any with Retry-After         THROTTLE       FlowThrottled
     500 that passes on a provider's rate limit  THROTTLE       FlowThrottled
     500, other 5xx, 404 from inside a component TRANSIENT      FlowFailing
     408, 409, 425                               TRANSIENT      FlowFailing
-    502, 504                                    TRANSIENT      FlowUnreachable
+    502, 504, 520 to 524                        TRANSIENT      FlowUnreachable
     400, 413, 414, 415, 422, 431                POISON         RequestRefused
     400, 422 because of tweaks                  CONFIGURATION  FlowMisconfigured
     401, 403                                    CONFIGURATION  FlowUnauthorized
     404                                         CONFIGURATION  FlowNotFound
     3xx, 405, other 4xx, not JSON               CONFIGURATION  FlowMisconfigured
+
+504 and 524 are proxies that have waited long enough: the run may still go on, so that its outcome
+is unknown. 520 to 524 and 529 are no standard ones: Cloudflare's and Anthropic's.
 
 Langflow answers 500 both for a flow that can never work for this message and for a provider's
 hiccup, so the engine retries a few times before it gives up.
@@ -31,7 +34,9 @@ from flowbinding_worker.ports import Failure, ProcessingError, Stage
 
 _POISON = frozenset({400, 413, 414, 415, 422, 431})
 _TRANSIENT = frozenset({408, 409, 425})
-_GATEWAY = frozenset({502, 504})
+_GATEWAY = frozenset({502, 504, 520, 521, 522, 523, 524})
+_THROTTLE = frozenset({429, 503, 529})
+_OUTCOME_UNKNOWN = frozenset({504, 524})
 
 # Words of providers' limits, each with its context: an error may quote the message that was
 # processed, and an amount of 429 must not make that message wait for ever.
@@ -43,6 +48,14 @@ _LIMITED = re.compile(
     r"|quota[^.\n]{0,40}(?:exceed|exhaust|reached)",
     re.IGNORECASE,
 )
+
+# What OpenAI and others say, whose headers a flow server does not pass on.
+_TRY_AGAIN = re.compile(
+    r"(?:try again|retry(?:ing)?) (?:in|after) ((?:\d{1,6}(?:\.\d{1,6})? ?(?:h|m|s)[a-z]* ?)+)",
+    re.IGNORECASE,
+)
+_SPAN = re.compile(r"([\d.]+) ?(ms|milli|h|m|s)", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +94,10 @@ def run_failed(message: str, *, status: int | None = None, response: str = "") -
         _one_line(message),
         failure=Failure.THROTTLE if limited else Failure.TRANSIENT,
         stage=Stage.CALL,
-        reason="FlowThrottled" if limited else Reason.FLOW_FAILING,
+        reason=Reason.FLOW_THROTTLED if limited else Reason.FLOW_FAILING,
         status=status,
         response=response,
+        retry_after_seconds=_hinted_seconds(message) if limited else None,
         ran=True,
     )
 
@@ -100,15 +114,20 @@ def timed_out(seconds: float) -> ProcessingError:
         " still finish",
         failure=Failure.TRANSIENT,
         stage=Stage.CALL,
-        reason="FlowTimeout",
+        reason=Reason.FLOW_TIMEOUT,
         ran=True,
+        outcome_unknown=True,
     )
 
 
-def unreachable(message: str) -> ProcessingError:
-    """No connection, or one that broke."""
+def unreachable(message: str, *, outcome_unknown: bool = False) -> ProcessingError:
+    """No connection; or one that broke, which leaves the outcome unknown if it had been used."""
     return ProcessingError(
-        message, failure=Failure.TRANSIENT, stage=Stage.CALL, reason=Reason.FLOW_UNREACHABLE
+        message,
+        failure=Failure.TRANSIENT,
+        stage=Stage.CALL,
+        reason=Reason.FLOW_UNREACHABLE,
+        outcome_unknown=outcome_unknown,
     )
 
 
@@ -127,6 +146,9 @@ def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
         if inner
         else (f"Langflow answered {answer.status}")
     )
+    asked = retry_after_seconds(answer.retry_after, now=now)
+    if asked is None and failure is Failure.THROTTLE:
+        asked = _hinted_seconds(inner)
     return ProcessingError(
         f"{message}; {hint}" if hint else message,
         failure=failure,
@@ -134,9 +156,10 @@ def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
         reason=reason,
         status=answer.status,
         response=answer.body,
-        retry_after_seconds=retry_after_seconds(answer.retry_after, now=now),
+        retry_after_seconds=asked,
         # A 404 that is transient comes from inside a component.
         ran=answer.status == 500 or (answer.status == 404 and failure is not Failure.CONFIGURATION),
+        outcome_unknown=answer.status in _OUTCOME_UNKNOWN,
     )
 
 
@@ -156,11 +179,20 @@ def retry_after_seconds(header: str, *, now: datetime) -> float | None:
     return max(0.0, (moment - now).total_seconds())
 
 
+def _hinted_seconds(message: str) -> float | None:
+    """When to come back, as the sentence of a provider's limit says it: `try again in 6.5s`."""
+    found = _TRY_AGAIN.search(message)
+    if found is None:
+        return None
+    spans = _SPAN.findall(found[1])
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in spans)
+
+
 def _meaning(answer: Answer, detail: Any, inner: str) -> tuple[Failure, str, str]:
     """Failure, reason and a hint for the user."""
     status = answer.status
-    if status in (429, 503) or answer.retry_after:
-        return Failure.THROTTLE, "FlowThrottled", ""
+    if status in _THROTTLE or answer.retry_after:
+        return Failure.THROTTLE, Reason.FLOW_THROTTLED, ""
     if status in (401, 403):
         return Failure.CONFIGURATION, Reason.FLOW_UNAUTHORIZED, "check spec.flow.apiKeySecretRef"
     if status == 404:
@@ -174,7 +206,7 @@ def _meaning(answer: Answer, detail: Any, inner: str) -> tuple[Failure, str, str
     if status >= 500 or status in _TRANSIENT:
         limited = status >= 500 and _LIMITED.search(inner) is not None
         if limited:
-            return Failure.THROTTLE, "FlowThrottled", ""
+            return Failure.THROTTLE, Reason.FLOW_THROTTLED, ""
         return Failure.TRANSIENT, Reason.FLOW_FAILING, ""
     return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, _address_hint(answer)
 
@@ -186,7 +218,7 @@ def _not_found(detail: Any, inner: str) -> tuple[Failure, str, str]:
     if not isinstance(detail, str) or detail.strip().lower() == "not found":
         return Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND, "check spec.flow.url"
     if _LIMITED.search(inner):
-        return Failure.THROTTLE, "FlowThrottled", ""
+        return Failure.THROTTLE, Reason.FLOW_THROTTLED, ""
     return Failure.TRANSIENT, Reason.FLOW_FAILING, ""
 
 

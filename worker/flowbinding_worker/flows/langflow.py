@@ -7,16 +7,12 @@ import json
 import socket
 import ssl
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterable, Mapping
 from datetime import UTC, datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from flowbinding_api.flow import Flow
 from flowbinding_api.reasons import Reason
@@ -29,10 +25,10 @@ from flowbinding_worker.flows.classify import (
     unreachable,
 )
 from flowbinding_worker.flows.extract import Answers
+from flowbinding_worker.flows.transport import CONNECT_SECONDS, make_transport
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
 
-CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 75.0
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Langflow's answers are about six times their text."""
@@ -64,8 +60,8 @@ class LangflowFlow:
         self._flow = flow
         self._files = files
         self._slots = slots
-        self._transport = transport
-        self._client: httpx.AsyncClient | None = None
+        self._given = transport
+        self._transport: httpx.AsyncBaseTransport | None = None
         self._url = httpx.URL()
         self._answers = Answers(flow.output_component)
 
@@ -84,37 +80,30 @@ class LangflowFlow:
         Raises:
             ProcessingError: Classified.
         """
-        client = self._connected()
+        transport = self._connected()
         headers = self._headers(request.request_id)
         body = self._body(request)
         try:
             async with asyncio.timeout(self._flow.timeout_seconds):
-                answer = await _post(client, self._url, body, headers)
+                answer = await _post(transport, self._url, body, headers)
         except TimeoutError:
             raise timed_out(self._flow.timeout_seconds) from None
-        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+        except httpx.TransportError as error:
             raise _transport_failure(self._server(), error) from None
-        return self._result(answer, headers.get(self._flow.api_key_header))
+        return self._result(answer)
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
 
-    def _connected(self) -> httpx.AsyncClient:
-        if self._client is None:
+    def _connected(self) -> httpx.AsyncBaseTransport:
+        if self._transport is None:
             server = self._server()
             self._url = self._run_url()
-            transport = self._transport or make_transport(server, self._slots)
-            self._client = httpx.AsyncClient(
-                transport=transport,
-                timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-                follow_redirects=False,
-                # One message's cookies must not travel with another's.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-        return self._client
+            self._transport = self._given or make_transport(server, self._slots)
+        return self._transport
 
     def _server(self) -> httpx.URL:
         """The server's address without user and password."""
@@ -133,7 +122,11 @@ class LangflowFlow:
         return base.copy_with(path=path).copy_set_param("stream", "false")
 
     def _headers(self, request_id: str) -> dict[str, str]:
-        headers = {"X-Request-Id": request_id, "Content-Type": "application/json"}
+        headers = {
+            "X-Request-Id": request_id,
+            "Content-Type": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+        }
         ref = self._flow.api_key_secret_ref
         if ref is not None:
             raw = self._files.secret(ref, "spec.flow.apiKeySecretRef")
@@ -152,15 +145,13 @@ class LangflowFlow:
         if self._flow.output_component is not None:
             body["output_component"] = self._flow.output_component
         try:
-            return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+            return _JSON.encode(body).encode()
         except (TypeError, ValueError) as error:
             raise _refused(f"spec.flow.tweaks: not JSON data: {error}") from None
 
-    def _result(self, answer: Answer, secret: str | None) -> FlowResult:
+    def _result(self, answer: Answer) -> FlowResult:
         if not 200 <= answer.status < 300 or not answer.is_json:
-            # Proxies have been seen to write a request's headers into their error pages.
-            body = answer.body.replace(secret, "…") if secret else answer.body
-            raise http_failure(replace(answer, body=body), now=datetime.now(UTC))
+            raise http_failure(answer, now=datetime.now(UTC))
         try:
             document = json.loads(answer.body)
         except (ValueError, RecursionError):
@@ -175,54 +166,47 @@ class LangflowFlow:
         return self._answers.of(document)
 
 
-def make_transport(server: httpx.URL, slots: int) -> httpx.AsyncBaseTransport:
-    """Aiohttp's connections behind httpx's interface.
-
-    httpx's own pool does 72 requests a second at 100 in flight, this one 930. Proxies of the
-    environment (HTTPS_PROXY, NO_PROXY) are looked up once: one process talks to one server.
-    """
-    context = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=slots, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context
-        )
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    return AiohttpTransport(client=session, verify=context, proxy=_proxy(server))
-
-
-def _proxy(server: httpx.URL) -> httpx.Proxy | None:
-    proxies = urllib.request.getproxies()
-    found = proxies.get(server.scheme) or proxies.get("all")
-    if not found or urllib.request.proxy_bypass(server.host):
-        return None
-    return httpx.Proxy(found)
-
-
 async def _post(
-    client: httpx.AsyncClient, url: httpx.URL, body: bytes, headers: Mapping[str, str]
+    transport: httpx.AsyncBaseTransport, url: httpx.URL, body: bytes, headers: Mapping[str, str]
 ) -> Answer:
-    async with client.stream("POST", url, content=body, headers=headers) as response:
-        received = bytearray()
-        async for chunk in response.aiter_bytes():
-            received += chunk
-            if len(received) > MAX_ANSWER_BYTES:
-                raise ProcessingError(
-                    f"the answer exceeds {MAX_ANSWER_BYTES // 1024 // 1024} MiB",
-                    failure=Failure.POISON,
-                    stage=Stage.CALL,
-                    reason="AnswerInvalid",
-                    status=response.status_code,
-                )
-        found = response.headers
+    # Straight to the transport: what httpx's client adds (cookies, redirects, hooks) is switched
+    # off here anyway, and takes as long as the call itself.
+    request = httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
+    response = await transport.handle_async_request(request)
+    try:
+        # As one dictionary: each look into httpx's headers walks through all of them.
+        found = {name.lower(): value for name, value in response.headers.raw}
+        content_type = _text(found.get(b"content-type", b""))
         return Answer(
             status=response.status_code,
-            content_type=found.get("content-type", "").partition(";")[0].strip().lower(),
-            body=received.decode("utf-8", "replace"),
-            location=found.get("location", ""),
-            retry_after=found.get("retry-after", ""),
+            content_type=content_type.partition(";")[0].strip().lower(),
+            body=_text(await _read(response, plain=b"content-encoding" not in found)),
+            location=_text(found.get(b"location", b"")),
+            retry_after=_text(found.get(b"retry-after", b"")),
         )
+    finally:
+        await response.aclose()
+
+
+async def _read(response: httpx.Response, *, plain: bool) -> bytes:
+    received = bytearray()
+    stream = response.stream
+    chunks = stream if plain and isinstance(stream, AsyncIterable) else response.aiter_bytes()
+    async for chunk in chunks:
+        received += chunk
+        if len(received) > MAX_ANSWER_BYTES:
+            raise ProcessingError(
+                f"the answer exceeds {MAX_ANSWER_BYTES // 1024 // 1024} MiB",
+                failure=Failure.POISON,
+                stage=Stage.CALL,
+                reason="AnswerInvalid",
+                status=response.status_code,
+            )
+    return bytes(received)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _check_types(text: Any, session: Any, tweaks: Any) -> None:
@@ -272,4 +256,4 @@ def _transport_failure(server: httpx.URL, error: Exception) -> ProcessingError:
     if isinstance(cause, aiohttp.ServerTimeoutError):
         return unreachable(f"{place}: no connection within {CONNECT_SECONDS:g} s")
     what = str(cause) or type(cause).__name__
-    return unreachable(f"{place}: connection lost ({what}); outcome unknown")
+    return unreachable(f"{place}: connection lost ({what}); outcome unknown", outcome_unknown=True)

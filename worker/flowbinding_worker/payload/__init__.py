@@ -8,10 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.spec import Envelope
 from flowbinding_api.templates import environment
 from flowbinding_worker.payload.answer import as_data
 from flowbinding_worker.payload.decode import decode
-from flowbinding_worker.payload.output import OutputKey, encode, envelope
+from flowbinding_worker.payload.output import (
+    OutputKey,
+    cloud_event,
+    data_or_text,
+    default_value,
+    encode,
+    report,
+)
 from flowbinding_worker.payload.render import (
     NativeTemplate,
     TextTemplate,
@@ -52,6 +60,8 @@ class Payload:
         self._key = OutputKey(env, spec.output.key if spec.output else "{{ key }}")
         value = spec.output.value if spec.output else None
         self._value = TextTemplate(env, "spec.output.value", value) if value is not None else None
+        self._envelope = spec.output.envelope if spec.output else Envelope.NONE
+        self._topic = spec.output.topic if spec.output else ""
 
     def request(self, record: Record) -> FlowRequest | None:
         """Render the run of one message.
@@ -89,12 +99,22 @@ class Payload:
         """
         answer = as_data(result.value)
         if self._value is None and self._key.passes_through:
-            return record.key, envelope(self._binding, record, request, answer)
+            return record.key, self._wrapped(record, request, answer)
         variables = {**self._variables(record), "result": answer}
         key = self._key.render(record, variables)
         if self._value is None:
-            return key, envelope(self._binding, record, request, answer)
-        return key, encode("spec.output.value", self._value.render(variables))
+            return key, self._wrapped(record, request, answer)
+        text = self._value.render(variables)
+        if self._envelope is Envelope.NONE:
+            return key, encode("spec.output.value", text)
+        return key, self._wrapped(record, request, data_or_text(text))
+
+    def _wrapped(self, record: Record, request: FlowRequest, content: Any) -> bytes:
+        if self._envelope is Envelope.REPORT:
+            return report(self._binding, self._topic, record, content)
+        if self._envelope is Envelope.CLOUD_EVENTS:
+            return cloud_event(self._binding, record, content)
+        return default_value(self._binding, record, request, content)
 
     def _variables(self, record: Record) -> dict[str, Any]:
         return decode(record, self._format, self._names)

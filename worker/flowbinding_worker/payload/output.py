@@ -1,4 +1,4 @@
-"""A result's key and value."""
+"""A result's key and value, and what the value is wrapped in."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.binding import API_VERSION
 from flowbinding_api.flow import Flow
 from flowbinding_api.templates import Environment
-from flowbinding_worker.payload.decode import iso_timestamp, key_text
+from flowbinding_worker.payload.decode import iso_timestamp, key_text, strict_json
 from flowbinding_worker.payload.render import NativeTemplate, TextTemplate, single_expression
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError, Record, Stage
 
+EVENT_TYPE = "io.flowbinding.result"
+"""Type of the CloudEvents that carry results."""
+
 _FIELD = "spec.output.key"
+_COMPACT = (",", ":")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=_COMPACT, allow_nan=False)
 
 
 class OutputKey:
@@ -40,8 +46,10 @@ class OutputKey:
         return encode(_FIELD, self._text.render(variables))
 
 
-def envelope(binding: FlowBinding, record: Record, request: FlowRequest, answer: Any) -> bytes:
-    """The default value: the answer, and where it comes from.
+def default_value(
+    binding: FlowBinding, record: Record, request: FlowRequest, answer: Any
+) -> bytes:
+    """The value without a template or an envelope: the answer, and where it comes from.
 
     `timestamp` is the message's own, as in templates, so that a repeated run gives the same record.
     """
@@ -60,6 +68,51 @@ def envelope(binding: FlowBinding, record: Record, request: FlowRequest, answer:
             "timestamp": iso_timestamp(record.timestamp_ms),
         }
     )
+
+
+def report(binding: FlowBinding, topic: str, record: Record, content: Any) -> bytes:
+    """The envelope Report: which binding made the content, and for which topic."""
+    return _json(
+        {
+            "timestamp": iso_timestamp(record.timestamp_ms),
+            "source": binding.key,
+            "topic": topic,
+            "report": content,
+        }
+    )
+
+
+def cloud_event(binding: FlowBinding, record: Record, content: Any) -> bytes:
+    """A structured CloudEvent (specification 1.0.2, JSON format 1.0.2).
+
+    `source` and `id` together name the message that it was made from, so that a repeated run gives
+    the same event; `subject` is that message's place.
+    """
+    topic, partition = record.partition
+    namespace, name = binding.metadata.namespace, binding.metadata.name
+    event = {
+        "specversion": "1.0",
+        "id": f"{topic}-{partition}-{record.offset}",
+        "source": f"/apis/{API_VERSION}/namespaces/{namespace}/flowbindings/{name}",
+        "type": EVENT_TYPE,
+        "subject": f"{topic}/{partition}/{record.offset}",
+        "time": iso_timestamp(record.timestamp_ms),
+        "datacontenttype": "text/plain" if isinstance(content, str) else "application/json",
+        "data": content,
+    }
+    key = key_text(record)
+    if key:
+        # The extension Partitioning; its value must not be empty.
+        event["partitionkey"] = key
+    return _json(event)
+
+
+def data_or_text(text: str) -> Any:
+    """What a rendered value holds: JSON where it parses, else the text."""
+    try:
+        return strict_json(text)
+    except ValueError:
+        return text
 
 
 def flow_name(flow: Flow) -> str | None:
@@ -89,14 +142,14 @@ def encode(field: str, text: str) -> bytes:
 
 def _json(value: Any) -> bytes:
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _JSON.encode(value)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
+        text = _JSON.encode(_finite(value))
     try:
         return text.encode()
     except UnicodeEncodeError:
         # Half a surrogate pair has no UTF-8, but JSON can escape it without loss.
-        return json.dumps(_finite(value), separators=(",", ":")).encode()
+        return json.dumps(_finite(value), separators=_COMPACT).encode()
 
 
 def _finite(value: Any) -> Any:

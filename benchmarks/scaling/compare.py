@@ -1,0 +1,138 @@
+"""Every policy on every workload, several times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+
+from scaling.bound import clairvoyant
+from scaling.policies import Flink, FlowBinding, Keda, Numaflow, Static, peak
+from scaling.workloads import Message, Setting, messages, settings
+from scaling.world import Policy, World
+
+OURS, KEDA = "FlowBinding", "KEDA T=10"
+
+Make = Callable[[Setting, Sequence[Message]], Policy]
+
+
+def _keda(threshold: int, *, even: bool = False) -> Make:
+    return lambda _setting, _messages: Keda(threshold, even=even)
+
+
+def policies(*, full: bool) -> dict[str, Make]:
+    """Policies by name."""
+    found: dict[str, Make] = {
+        OURS: lambda setting, _: FlowBinding(setting),
+        KEDA: _keda(10),
+        "KEDA T=40": _keda(40),
+        "Numaflow": lambda _setting, _messages: Numaflow(),
+        "Flink": lambda setting, _: Flink(setting),
+        "Flink, short windows": lambda setting, _: Flink(
+            setting, window=60, stabilization=30, catch_up=60, restart=15, down_interval=120
+        ),
+        "static peak": lambda setting, all_: Static(peak(setting, [m.time for m in all_])),
+    }
+    if full:
+        found |= {f"KEDA T={t}": _keda(t) for t in (5, 20, 80, 120)}
+        found |= {f"KEDA T={t}, even": _keda(t, even=True) for t in (10, 40)}
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Means over the seeds.
+
+    Attributes:
+        cost: Pod-seconds over those of the bound, or over the work where there is no bound.
+        late: Seconds with a message older than the SLO.
+        worst: The most of them of any seed.
+        events: Changes of the wanted number.
+        flaps: Changes of direction within ten minutes.
+        oldest: The highest age of a message, in seconds.
+        limits: What the policy said that limits it, by seconds.
+    """
+
+    cost: float
+    late: float
+    worst: float
+    events: float
+    flaps: float
+    moved: float
+    oldest: float
+    limits: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A workload.
+
+    Attributes:
+        bound: Pod-seconds of the clairvoyant bound over the work; None where it does not apply.
+    """
+
+    workload: str
+    bound: float | None
+    scores: Mapping[str, Score]
+
+
+Run = tuple[str, int, float | None, dict[str, Score]]
+
+
+def compare(names: Iterable[str] | None, seeds: int, *, full: bool) -> list[Row]:
+    """Run it all, on all processors."""
+    wanted = [s.name for s in settings() if names is None or s.name in names]
+    jobs = [(name, seed, full) for name in wanted for seed in range(seeds)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        runs = list(pool.map(_run, jobs))
+    return [_row(name, [run for run in runs if run[0] == name]) for name in wanted]
+
+
+def _run(job: tuple[str, int, bool]) -> Run:
+    name, seed, full = job
+    setting = next(s for s in settings(seed) if s.name == name)
+    arriving = messages(setting, seed)
+    work = sum(m.work for m in arriving if not m.poison) / setting.slots
+    bound = clairvoyant(setting, [m.time for m in arriving])
+    scores = {}
+    for label, make in policies(full=full).items():
+        policy = make(setting, arriving)
+        result = World(setting, arriving, seed).run(policy)
+        limits = policy.said if isinstance(policy, FlowBinding) else {}
+        scores[label] = Score(
+            cost=result.cost / (bound or work),
+            late=result.late,
+            worst=result.late,
+            events=result.events,
+            flaps=result.flaps,
+            moved=result.moved,
+            oldest=result.oldest,
+            limits=dict(limits),
+        )
+    return name, seed, bound / work if bound else None, scores
+
+
+def _row(name: str, runs: Sequence[Run]) -> Row:
+    bounds = [run[2] for run in runs if run[2] is not None]
+    labels = runs[0][3]
+    scores = {label: _mean([run[3][label] for run in runs]) for label in labels}
+    return Row(name, fmean(bounds) if bounds else None, scores)
+
+
+def _mean(scores: Sequence[Score]) -> Score:
+    limits: dict[str, float] = {}
+    for score in scores:
+        for reason, seconds in score.limits.items():
+            limits[reason] = limits.get(reason, 0.0) + seconds / len(scores)
+    return Score(
+        cost=fmean(s.cost for s in scores),
+        late=fmean(s.late for s in scores),
+        worst=max(s.late for s in scores),
+        events=fmean(s.events for s in scores),
+        flaps=fmean(s.flaps for s in scores),
+        moved=fmean(s.moved for s in scores),
+        oldest=fmean(s.oldest for s in scores),
+        limits=limits,
+    )

@@ -1,0 +1,129 @@
+"""The comparison as Markdown and as a picture."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaling.compare import KEDA, OURS, Row, Score
+
+MAIN = ("step", "ramp", "diurnal", "noise")
+COST, SHARE = 1.3, 1 / 3
+COLOURS = ("#0b6e4f", "#c0392b", "#d35400", "#8e44ad", "#2c3e50", "#2980b9", "#7f8c8d")
+
+
+def section(rows: Sequence[Row], command: str, seeds: int) -> str:
+    """A section of benchmarks/RESULTS.md."""
+    labels = [label for label in rows[0].scores if label != OURS]
+    head = f"| workload | bound | {OURS} | " + " | ".join(labels) + " |"
+    lines = [
+        "## Scaling policies in simulation",
+        "",
+        f"`{command}`, {seeds} seeds, means. Each cell: Pod-seconds as a multiple of the",
+        "clairvoyant bound (in italics: of the work itself, where the bound's model does not fit);",
+        "seconds with a message older than 60 s; changes of the number of workers.",
+        "",
+        head,
+        "|" + "---|" * (len(labels) + 3),
+    ]
+    for row in rows:
+        cells = [_cell(row.scores[label], bound=row.bound) for label in (OURS, *labels)]
+        bound = "" if row.bound is None else f"{row.bound:.2f}"
+        lines.append(f"| {row.workload} | {bound} | " + " | ".join(cells) + " |")
+    lines += ["", "What FlowBinding says where workers do not help:", ""]
+    for row in rows:
+        limits = sorted(row.scores[OURS].limits.items(), key=lambda item: -item[1])
+        said = ", ".join(f"{reason} for {seconds:.0f} s" for reason, seconds in limits)
+        if said:
+            lines.append(f"- {row.workload}: {said}")
+    return "\n".join([*lines, "", *_goals(rows), ""])
+
+
+def _cell(score: Score, *, bound: float | None) -> str:
+    cost = f"{score.cost:.2f}x" if bound is not None else f"*{score.cost:.2f}x*"
+    return f"{cost} · {score.late:.0f} s · {score.events:.0f}"
+
+
+def _goals(rows: Sequence[Row]) -> list[str]:
+    """Whether what was aimed at is reached."""
+    lines = [
+        f"Aimed at: no second over the SLO in any run, at most {COST}x the bound, and at most a",
+        f"third of the changes of {KEDA}.",
+        "",
+        "| workload | worst run over the SLO | cost | changes against KEDA's | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.workload.removesuffix(", long runs").removesuffix(", any") not in MAIN:
+            continue
+        ours, keda = row.scores[OURS], row.scores[KEDA]
+        share = ours.events / keda.events if keda.events else math.inf
+        met = (ours.worst == 0, ours.cost <= COST, share <= SHARE)
+        words = ("SLO", "cost", "changes")
+        missed = ", ".join(word for word, good in zip(words, met, strict=True) if not good)
+        verdict = f"missed: {missed}" if missed else "reached"
+        lines.append(
+            f"| {row.workload} | {ours.worst:.0f} s | {ours.cost:.2f}x | {share:.2f} | {verdict} |"
+        )
+    return lines
+
+
+def write(path: Path, text: str) -> None:
+    """Put a section into a file, in place of the one with the same title."""
+    title = text.splitlines()[0]
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    pattern = re.compile(rf"^{re.escape(title)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+    if pattern.search(old):
+        new = pattern.sub(lambda _: text.rstrip() + "\n\n", old)
+    else:
+        new = old.rstrip() + "\n\n" + text
+    path.write_text(new.rstrip() + "\n", encoding="utf-8")
+
+
+def picture(rows: Sequence[Row]) -> str:
+    """An SVG: for each main workload, cost against seconds over the SLO; areas are changes."""
+    shown = [row for row in rows if row.workload in MAIN]
+    labels = list(shown[0].scores)[: len(COLOURS)]
+    width, height = 250 * len(shown), 330
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for number, row in enumerate(shown):
+        parts += _panel(row, labels, 250 * number)
+    for index, label in enumerate(labels):
+        x, y = 20 + 200 * (index % 5), 290 + 20 * (index // 5)
+        parts.append(f'<circle cx="{x}" cy="{y - 4}" r="5" fill="{COLOURS[index]}"/>')
+        parts.append(f'<text x="{x + 10}" y="{y}">{label}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(row: Row, labels: Sequence[str], left: int) -> list[str]:
+    def x(cost: float) -> float:
+        return left + 35 + 195 * (min(cost, 4.5) - 1) / 3.5
+
+    def y(late: float) -> float:
+        return 235 - 185 * math.log10(1 + late) / math.log10(7201)
+
+    parts = [
+        f'<text x="{left + 35}" y="20" font-size="13" font-weight="bold">{row.workload}</text>',
+        f'<path d="M{left + 35} 35V235H{left + 235}" fill="none" stroke="#999"/>',
+        f'<text x="{left + 60}" y="268" fill="#555">Pod-seconds / clairvoyant bound</text>',
+    ]
+    for cost in (1, 2, 3, 4):
+        parts.append(f'<text x="{x(cost):.0f}" y="250" text-anchor="middle">{cost}x</text>')
+    for late in (0, 10, 100, 1000):
+        parts.append(f'<text x="{left + 31}" y="{y(late) + 4:.0f}" text-anchor="end">{late}</text>')
+    parts.append(f'<text x="{left + 40}" y="36" fill="#555">seconds over the SLO of 60 s</text>')
+    for index, label in enumerate(labels):
+        score = row.scores[label]
+        radius = 3 + 1.2 * math.sqrt(score.events)
+        parts.append(
+            f'<circle cx="{x(score.cost):.1f}" cy="{y(score.late):.1f}" r="{radius:.1f}"'
+            f' fill="{COLOURS[index]}" fill-opacity="0.65"><title>{label}: {score.cost:.2f}x,'
+            f" {score.late:.0f} s, {score.events:.0f} changes</title></circle>"
+        )
+    return parts

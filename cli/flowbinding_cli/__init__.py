@@ -1,0 +1,1 @@
+"""The commands `flowbinding` and `kubectl flowbinding`."""

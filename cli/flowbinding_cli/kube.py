@@ -1,0 +1,169 @@
+"""Kubernetes, as little of it as the commands need, behind a protocol that tests fake."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowbinding_api.binding import GROUP, PLURAL, VERSION
+from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.reasons import Reason
+
+Object = Mapping[str, Any]
+POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+TIMEOUT = (5, 20)
+"""Seconds to connect, and to wait for an answer."""
+
+
+class KubeError(FlowBindingError):
+    """The API server said no, or nothing, or there is no way to it."""
+
+    reason = "KubernetesError"
+
+
+class Kube(Protocol):
+    """The Kubernetes API, with the rights of the user."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the context."""
+
+    def binding(self, namespace: str, name: str) -> Object | None:
+        """One FlowBinding; None when it does not exist."""
+
+    def bindings(self, namespace: str | None) -> Sequence[Object]:
+        """All FlowBindings of a namespace, or of all."""
+
+    def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """The data of a ConfigMap; None when it does not exist."""
+
+    def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """The data of a Secret; None when it does not exist."""
+
+
+class KubeClient:
+    """`Kube` over the official client.
+
+    Args:
+        context: Of the kubeconfig; its current one when None.
+        kubeconfig: Path; else KUBECONFIG, else ~/.kube/config, else the Pod's service account.
+
+    Raises:
+        KubeError: No usable configuration.
+    """
+
+    def __init__(self, context: str | None = None, kubeconfig: str | None = None) -> None:
+        from kubernetes import client, config
+
+        configuration: Any = client.Configuration()
+        load: Any = config
+        try:
+            load.load_kube_config(kubeconfig, context, client_configuration=configuration)
+            contexts, current = load.list_kube_config_contexts(kubeconfig)
+            named = [item for item in contexts if item["name"] == context]
+            chosen = named[0] if named else current
+            self._namespace: str = chosen["context"].get("namespace") or "default"
+        except (config.ConfigException, OSError) as error:
+            if context or kubeconfig or not _in_pod(configuration):
+                raise KubeError(f"no usable kubeconfig: {error}") from None
+            self._namespace = Path(POD_NAMESPACE).read_text(encoding="utf-8").strip()
+        api = client.ApiClient(configuration)
+        self._objects, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+
+    @property
+    def namespace(self) -> str:
+        """See `Kube`."""
+        return self._namespace
+
+    def binding(self, namespace: str, name: str) -> Object | None:
+        """See `Kube`."""
+        found: Object | None = _asked(
+            f"FlowBinding {namespace}/{name}",
+            lambda: self._objects.get_namespaced_custom_object(
+                GROUP, VERSION, namespace, PLURAL, name, _request_timeout=TIMEOUT
+            ),
+        )
+        return found
+
+    def bindings(self, namespace: str | None) -> Sequence[Object]:
+        """See `Kube`."""
+        objects = self._objects
+        found = _asked(
+            "FlowBindings",
+            lambda: (
+                objects.list_namespaced_custom_object(
+                    GROUP, VERSION, namespace, PLURAL, _request_timeout=TIMEOUT
+                )
+                if namespace
+                else objects.list_cluster_custom_object(
+                    GROUP, VERSION, PLURAL, _request_timeout=TIMEOUT
+                )
+            ),
+        )
+        if found is None:
+            raise KubeError("FlowBinding is not installed in this cluster (its CRD is not there)")
+        items: Sequence[Object] = found["items"]
+        return items
+
+    def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """See `Kube`."""
+        found = _asked(
+            f"ConfigMap {namespace}/{name}",
+            lambda: self._core.read_namespaced_config_map(
+                name, namespace, _request_timeout=TIMEOUT
+            ),
+        )
+        return None if found is None else found.data or {}
+
+    def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """See `Kube`."""
+        found = _asked(
+            f"Secret {namespace}/{name}",
+            lambda: self._core.read_namespaced_secret(name, namespace, _request_timeout=TIMEOUT),
+        )
+        if found is None:
+            return None
+        return {key: base64.b64decode(value) for key, value in (found.data or {}).items()}
+
+
+def _in_pod(configuration: Any) -> bool:
+    """Use the service account of the Pod, if this is one."""
+    from kubernetes import config
+
+    load: Any = config
+    try:
+        load.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        return False
+    return True
+
+
+def _asked(what: str, call: Callable[[], Any]) -> Any:
+    """The answer; None when there is no such object."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return call()
+    except ApiException as error:
+        if error.status == 404:
+            return None
+        reason = Reason.KUBERNETES_FORBIDDEN if error.status in (401, 403) else None
+        raise KubeError(f"{what}: {_message(error)}", reason=reason) from None
+    except (HTTPError, OSError) as error:
+        raise KubeError(f"{what}: no answer from the API server: {_cause(error)}") from None
+
+
+def _cause(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error)
+
+
+def _message(error: Any) -> str:
+    """The API server's own words."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason or error.status)

@@ -1,0 +1,287 @@
+"""`flowbinding produce`: sends messages to a binding's topic, or to any other."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowbinding_api.errors import FlowBindingError
+from flowbinding_cli import messages, options
+from flowbinding_cli.kafka import NULL, Cluster, KafkaTroubleError, told
+from flowbinding_cli.messages import Message, Text
+from flowbinding_cli.output import Format, bar, emit, stdout, table
+from flowbinding_cli.target import STDIN, Target, checked_servers
+
+IN_FLIGHT = 1000
+"""Messages that wait for their acknowledgement at most."""
+
+
+@dataclass(slots=True)
+class Written:
+    """What went into one partition."""
+
+    count: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where messages come from; exactly one is set."""
+
+    json: list[str]
+    text: list[str]
+    file: str | None
+    csv: str | None
+    template: str | None
+
+    def check(self) -> None:
+        """Exactly one is set.
+
+        Raises:
+            typer.BadParameter: None or several are.
+        """
+        if len([name for name in self.__slots__ if getattr(self, name)]) != 1:
+            raise typer.BadParameter("say exactly one of --json, --text, --file, --csv, --template")
+
+    @contextmanager
+    def open(self, key: str | None, field: str | None, count: int) -> Iterator[Iterable[Message]]:
+        """The messages with their keys, one by one.
+
+        Raises:
+            FlowBindingError: A file cannot be read, or a message is wrong.
+        """
+        if self.template is not None:
+            yield messages.generated(self.template, key, field, count)
+        elif self.file or self.csv:
+            read = messages.rows if self.csv else messages.lines
+            path = self.csv or self.file or ""
+            with _opened(path) as file:
+                yield messages.keyed(read(file, path), key, field)
+        else:
+            texts = (Text(text, f"message {n}") for n, text in enumerate(self.text, 1))
+            yield messages.keyed(messages.json_texts(self.json) if self.json else texts, key, field)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Iterable[str]]:
+    if path == STDIN:
+        yield sys.stdin
+        return
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except OSError as error:
+        raise FlowBindingError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FlowBindingError(f"{path}: not UTF-8") from None
+
+
+def produce(
+    binding: Annotated[
+        str | None,
+        typer.Argument(help="Name of a FlowBinding or path of a manifest; or say --topic."),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Topic; the binding's source topic when absent.")
+    ] = None,
+    json: Annotated[
+        list[str] | None, typer.Option("--json", help="A message, checked to be JSON. Repeatable.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A message, sent as it is. Repeatable.")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(help="A message for each line (- is stdin); .jsonl is checked to be JSON."),
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option(help="A JSON object for each row; names from the first row.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="Jinja2 template of generated messages: {{ n }}, {{ uuid }}, {{ now }}."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many messages --template makes.")] = 1,
+    key: Annotated[
+        str | None, typer.Option(help="Key of every message; a template too with --template.")
+    ] = None,
+    key_field: Annotated[
+        str | None, typer.Option(help="Field of each JSON message that is its key, e.g. user.id.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header. Repeatable.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Messages per second at most.")
+    ] = None,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+    bootstrap_servers: options.Bootstrap = None,
+    output: options.Output = Format.TABLE,
+) -> None:
+    """Send messages, each acknowledged by all replicas."""
+    if key is not None and key_field is not None:
+        raise typer.BadParameter("say only one of --key and --key-field")
+    sources = Sources(json or [], text or [], file, csv, template)
+    sources.check()
+    headers = messages.headers(header or ())
+    find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
+    kafka, to = _where(binding, topic, bootstrap_servers, find.find)
+    with sources.open(key, key_field, count) as found, bar("sent", _total(sources, count)) as show:
+        pace = Pace(rate, time.monotonic, asyncio.sleep)
+        written = asyncio.run(send(kafka, to, found, headers, pace, show))
+    _report(to, written, output)
+
+
+def _where(
+    binding: str | None,
+    topic: str | None,
+    bootstrap_servers: str | None,
+    find: Callable[[str], Target],
+) -> tuple[dict[str, Any], str]:
+    """Client options and topic.
+
+    Raises:
+        typer.BadParameter: The options do not say it.
+        FlowBindingError: The binding does not.
+    """
+    if binding is None:
+        if topic is None or bootstrap_servers is None:
+            raise typer.BadParameter("say a BINDING, or --topic and --bootstrap-servers")
+        return {"bootstrap_servers": checked_servers(bootstrap_servers)}, topic
+    target = find(binding)
+    topics = target.binding.spec.source.all_topics
+    if topic is None and len(topics) > 1:
+        raise typer.BadParameter(
+            f"{target.binding.key} has several topics: say --topic, one of {', '.join(topics)}"
+        )
+    return target.options(), topic or topics[0]
+
+
+def _total(sources: Sources, count: int) -> int | None:
+    if sources.template is not None:
+        return count
+    return len(sources.json) or len(sources.text) or None
+
+
+class Pace:
+    """Spreads messages over time.
+
+    Args:
+        rate: Messages per second; None for no limit.
+        clock: Steady seconds.
+        sleep: Waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        rate: float | None,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._gap = 0.0 if rate is None else 1 / rate
+        self._clock = clock
+        self._sleep = sleep
+        self._due: float | None = None
+
+    async def turn(self) -> None:
+        """Wait until the next message is due. A late one does not hurry those after it."""
+        if not self._gap:
+            return
+        now = self._clock()
+        if self._due is not None and self._due > now:
+            await self._sleep(self._due - now)
+            now = self._due
+        self._due = now + self._gap
+
+
+async def send(
+    kafka: dict[str, Any],
+    topic: str,
+    found: Iterable[Message],
+    headers: list[tuple[str, bytes]],
+    pace: Pace,
+    show: Callable[[int], None],
+) -> dict[int, Written]:
+    """Send messages in order.
+
+    Returns:
+        What was written, by partition.
+
+    Raises:
+        KafkaTroubleError: Kafka refuses; says how many are written.
+    """
+    written: dict[int, Written] = {}
+    async with Cluster(kafka) as cluster:
+        if not await cluster.partitions(topic):
+            raise KafkaTroubleError(f"topic {topic}: does not exist, or you may not see it")
+        try:
+            async with cluster.producer() as producer:
+                await _send_all(producer, topic, found, headers, pace, written, show)
+        except FlowBindingError as error:
+            so_far = f"{error} ({_count(written)} messages were written)"
+            raise FlowBindingError(so_far, reason=error.reason) from None
+    return written
+
+
+async def _send_all(
+    producer: Any,
+    topic: str,
+    found: Iterable[Message],
+    headers: list[tuple[str, bytes]],
+    pace: Pace,
+    written: dict[int, Written],
+    show: Callable[[int], None],
+) -> None:
+    waiting: deque[asyncio.Future[Any]] = deque()
+
+    async def acknowledged() -> None:
+        with told(f"topic {topic}"):
+            place = await waiting.popleft()
+        entry = written.setdefault(place.partition, Written(0, place.offset, place.offset))
+        entry.count += 1
+        entry.last = place.offset
+        show(_count(written))
+
+    try:
+        for key, value in found:
+            await pace.turn()
+            sent_key = NULL if key is None else key
+            with told(f"topic {topic}"):
+                waiting.append(await producer.send(topic, value, sent_key, headers=list(headers)))
+            while waiting and (waiting[0].done() or len(waiting) >= IN_FLIGHT):
+                await acknowledged()
+    finally:
+        # What was sent before an error counts too.
+        while waiting:
+            await acknowledged()
+
+
+def _count(written: dict[int, Written]) -> int:
+    return sum(entry.count for entry in written.values())
+
+
+def _report(topic: str, written: dict[int, Written], output: Format) -> None:
+    if output is not Format.TABLE:
+        places = [
+            {"topic": topic, "partition": n, "count": w.count, "first": w.first, "last": w.last}
+            for n, w in sorted(written.items())
+        ]
+        emit({"written": _count(written), "partitions": places}, output)
+        return
+    rows = [(str(n), str(w.count), str(w.first), str(w.last)) for n, w in sorted(written.items())]
+    console = stdout()
+    console.print(f"{_count(written)} messages written to {topic}")
+    if rows:
+        console.print(table(("PARTITION", "MESSAGES", "FIRST OFFSET", "LAST OFFSET"), rows))

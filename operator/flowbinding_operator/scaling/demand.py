@@ -1,0 +1,233 @@
+"""How many messages a second the workers have to do, and how many one worker does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowbinding_api.spec import FlowBindingSpec, Ordering
+from flowbinding_operator.scaling.history import History
+from flowbinding_operator.scaling.partitions import RATE_SECONDS
+from flowbinding_operator.scaling.rates import arrival_rate, flow_rate
+from flowbinding_operator.scaling.sample import Sample
+
+UP_MARGIN = 0.03
+"""Workers that run may be that much busier before there are more: noise does not move a count up
+and down, and what they do not keep up with shows as backlog."""
+NORMAL_LAG_SECONDS = 10.0
+"""Messages of so many seconds, or of a run that takes longer, are in flight and no backlog."""
+DRAIN_TIMES = 3.0
+"""A backlog that is soon enough done by itself is to be gone after so many times as long."""
+LATE_SHARE = 1 / 8
+"""More late partitions than these are no accident."""
+ENOUGH_SECONDS = 10.0
+"""Workers that have messages for so long never run out of them."""
+STUCK_SECONDS = 120.0
+STUCK_RUNS = 3.0
+"""A partition is stuck when nothing was done of it for so long, or so many timeouts of a run."""
+BUSY_SHARE = 0.9
+"""Workers have enough to do when this share of the partitions has messages waiting."""
+SLOW_SHARE = 0.8
+"""What workers are seen to do counts when it is below this share of what slots and seconds say."""
+LEAST_SHARE = 0.25
+"""And is believed down to this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What there is to do, and how fast one worker does it.
+
+    Attributes:
+        rate: Messages a second that one worker does.
+        seconds: That a run takes.
+        arrivals: Messages a second that arrive.
+        flow: Messages a second that keep arriving.
+        flows: The same by partition. One entry for all of them if no more is known.
+        waiting: Messages not done, in the same way.
+        partitions: How many there are.
+        each: How many partitions an entry of `flows` stands for.
+        most: Messages a second that can be done of one partition.
+        held: How many partitions the busiest worker holds now.
+        stuck: Partitions that are left out.
+        frozen: Whether nothing moves at all although there are workers.
+    """
+
+    rate: float
+    seconds: float
+    arrivals: float
+    flow: float
+    flows: Sequence[float]
+    waiting: Sequence[int]
+    partitions: int
+    each: int
+    most: float
+    held: int
+    stuck: tuple[int, ...] = ()
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Messages a second that workers have to do.
+
+    Attributes:
+        total: Of all partitions, each of them up to what can be done of it.
+        steady: Whether the flow with its headroom asks for it, not the backlog.
+        capped: Partitions that ask for more.
+    """
+
+    total: float
+    steady: bool
+    capped: tuple[int, ...] = ()
+
+
+def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
+    """What the history says of the load.
+
+    Args:
+        history: Everything seen.
+        sample: The newest of it, in which the lag is known.
+        spec: The binding.
+    """
+    seconds = history.seconds_per_message or spec.scaling.expected_seconds_per_message
+    partitions = sample.partitions or 0
+    flow = flow_rate(history.samples)
+    flows, waiting, each = [flow], [sample.unfinished or 0], partitions
+    stuck: tuple[int, ...] = ()
+    frozen = False
+    if sample.per_partition:
+        flows, waiting, each = _shares(history, flow), history.partitions.waiting(), 1
+        stuck, frozen = _stuck(history, waiting, spec)
+        for index in stuck:
+            flows[index], waiting[index] = 0.0, 0
+    rate = _rate(history, spec.concurrency.per_replica / seconds, waiting)
+    one_at_a_time = spec.concurrency.ordering is Ordering.PARTITION
+    return Load(
+        rate=rate,
+        seconds=seconds,
+        arrivals=arrival_rate(history.samples),
+        flow=sum(flows),
+        flows=flows,
+        waiting=waiting,
+        partitions=partitions,
+        each=each,
+        most=min(rate, 1 / seconds) if one_at_a_time else rate,
+        held=math.ceil(partitions / max(1, history.replicas or 1)),
+        stuck=stuck,
+        frozen=frozen,
+    )
+
+
+def demand_of(load: Load, spec: FlowBindingSpec, margin: float = 0.0) -> Demand:
+    """Messages a second to be done.
+
+    Args:
+        load: What there is to do.
+        spec: The binding.
+        margin: How much less headroom is planned with.
+    """
+    utilization = spec.scaling.target_utilization / 100
+    share = utilization if _behind(load) else min(1.0, utilization + margin)
+    steady = [flow / share for flow in load.flows]
+    # The last message has to begin a run before the time is over, and however many workers there
+    # are, a backlog is done no sooner than a run takes.
+    soon = max(spec.scaling.target_lag_seconds - load.seconds, load.seconds)
+    catch_up = [count / soon for count in load.waiting]
+    most = load.most * load.each
+    by_flow = sum(min(rate, most) for rate in steady)
+    by_backlog = max(
+        sum(min(rate, most) for rate in catch_up), _later(load, soon), _drain(load, soon)
+    )
+    arriving = by_flow >= by_backlog
+    asked = steady if arriving else catch_up
+    capped = tuple(index for index, rate in enumerate(asked) if rate > most)
+    return Demand(max(by_flow, by_backlog), arriving and load.flow > 0, capped)
+
+
+def _behind(load: Load) -> bool:
+    """Whether more waits than is normally in flight: in all, or in some of the partitions.
+
+    The work of one worker that cannot keep up is not to be seen in the sum.
+    """
+    normal = max(NORMAL_LAG_SECONDS, load.seconds)
+    if sum(load.waiting) > load.flow * normal:
+        return True
+    pairs = zip(load.waiting, load.flows, strict=True)
+    late = sum(count - 2 * math.sqrt(count) > flow * normal for count, flow in pairs)
+    return load.each == 1 and late > LATE_SHARE * load.partitions
+
+
+def _drain(load: Load, soon: float) -> float:
+    """The flow, and what it takes to be rid of the backlog after a while: it may wait, not stay."""
+    hot = hottest(load)
+    flow = sum(rate for i, rate in enumerate(load.flows) if i != hot)
+    waiting = sum(count for i, count in enumerate(load.waiting) if i != hot)
+    excess = waiting - flow * max(NORMAL_LAG_SECONDS, load.seconds)
+    if excess <= 0:
+        return 0.0
+    wanted = flow + excess / (DRAIN_TIMES * soon) + (load.most if hot is not None else 0.0)
+    return min(wanted, load.most * load.partitions)
+
+
+def _later(load: Load, soon: float) -> float:
+    """What the backlog asks for if all partitions are as late as the later third of them.
+
+    Workers do not share their partitions: the sum says little when some are late and others idle.
+    One worker has them all, so what counts are no fewer partitions than a worker holds. What noise
+    explains (two standard deviations of a count) is left out, and so is the hot partition.
+    """
+    if load.each != 1:
+        return 0.0
+    hot = hottest(load)
+    sure = (c - 2 * math.sqrt(c) for i, c in enumerate(load.waiting) if i != hot)
+    late = sorted((min(max(0.0, count) / soon, load.most) for count in sure), reverse=True)
+    later = late[: max(load.held, math.ceil(len(late) / 3))]
+    return load.partitions * sum(later) / len(later) if later else 0.0
+
+
+def hottest(load: Load) -> int | None:
+    """The partition into which more flows than one worker can do of it; None if there is none.
+
+    What is sure counts: the rate less two standard deviations of a Poisson stream.
+    """
+    if load.each != 1 or not load.flows:
+        return None
+    index = max(range(len(load.flows)), key=lambda i: load.flows[i])
+    flow = load.flows[index]
+    return index if flow - 2 * math.sqrt(flow / RATE_SECONDS) > load.most else None
+
+
+def _shares(history: History, flow: float) -> list[float]:
+    """The flow by partition.
+
+    A partition's own rate is noisy, and a burst moves it: only its share in all of them counts.
+    """
+    rates = history.partitions.rates
+    total = sum(rates)
+    if total <= 0:
+        return [flow / max(1, len(rates))] * len(rates)
+    return [flow * rate / total for rate in rates]
+
+
+def _stuck(
+    history: History, waiting: Sequence[int], spec: FlowBindingSpec
+) -> tuple[tuple[int, ...], bool]:
+    """Partitions that are stuck, or whether most of all are: then it is not about partitions."""
+    after = max(STUCK_SECONDS, STUCK_RUNS * spec.flow.timeout_seconds)
+    stuck = tuple(index for index in history.partitions.stuck(after) if waiting[index] > 0)
+    if len(stuck) > 1 and len(stuck) * 2 > len(waiting):
+        return (), True
+    return stuck, False
+
+
+def _rate(history: History, nominal: float, waiting: Sequence[int]) -> float:
+    """What one worker does: slots over seconds, or less if that is what it is seen to do."""
+    late = sum(count > 0 for count in waiting)
+    seen = history.saturation.observed_rate(history.replicas)
+    if seen is None or len(waiting) <= 1 or late < BUSY_SHARE * len(waiting):
+        return nominal
+    enough = nominal * (history.replicas or 0) * ENOUGH_SECONDS
+    if min(history.saturation.least_waiting, sum(waiting)) < enough:
+        return nominal
+    return nominal if seen >= SLOW_SHARE * nominal else max(seen, LEAST_SHARE * nominal)

@@ -1,0 +1,163 @@
+"""Whether more workers only make the backend slower.
+
+A scale-up is an experiment. If afterwards, with all workers up and messages waiting, hardly more
+gets done while a run takes longer by about as much as there are more of them, the backend is what
+is full. What it does then, it would do for as many workers as would keep it busy at its usual
+speed, so no more of them are wanted until the backlog is gone or some time has passed: the next
+experiment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from flowbinding_operator.scaling.sample import Sample
+
+MEASURE_SECONDS = 60.0
+"""Over which what gets done is counted."""
+GAIN = 0.25
+"""Less of the expected gain than this is hardly any."""
+SLOWER = 0.5
+"""A run has to take longer by this share of what the number of workers rose by."""
+RETRY_SECONDS = 600.0
+"""After which more workers may be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was done at one time.
+
+    Attributes:
+        done: Messages done since ever.
+        waiting: Messages not done.
+    """
+
+    time: float
+    done: int
+    waiting: int
+    workers: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A scale-up that is being judged.
+
+    Attributes:
+        rate: Messages a second that were done before.
+        seconds: That a run took before.
+        complete_at: When all workers were up; None before.
+    """
+
+    workers: int
+    target: int
+    rate: float
+    seconds: float
+    complete_at: float | None = None
+
+
+@dataclass(slots=True)
+class Saturation:
+    """Judges scale-ups of one binding.
+
+    Attributes:
+        full_since: Since when the backend counts as full; None while it does not.
+        rate: Messages a second that it does when it is full.
+        seconds: That a run takes when it is not.
+    """
+
+    full_since: float | None = None
+    rate: float = 0.0
+    seconds: float = 0.0
+    _trial: Trial | None = None
+    _before: int | None = None
+    _work: deque[Work] = field(default_factory=deque)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.full_since = self._trial = None
+        self._work.clear()
+
+    def observe(self, sample: Sample, replicas: int | None) -> None:
+        """Take in a sample, seen while `replicas` are set to run."""
+        unfinished = sample.unfinished
+        if sample.end is None or unfinished is None or sample.workers is None:
+            self.clear()
+            self._before = replicas
+            return
+        done = sample.end - unfinished
+        seconds = sample.seconds_per_message
+        work = Work(sample.time, done, unfinished, sample.workers, seconds)
+        while len(self._work) > 1 and self._work[1].time <= sample.time - MEASURE_SECONDS:
+            self._work.popleft()
+        self._work.append(work)
+        self._begin(replicas, work)
+        self._judge(work)
+        self._recover(work)
+
+    def observed_rate(self, replicas: int | None) -> float | None:
+        """Messages a second that one worker does when it has enough to do.
+
+        None unless, for the whole time that is measured, the same workers had messages waiting.
+        """
+        first = self._work[0] if self._work else None
+        if (
+            first is None
+            or not replicas
+            or self._work[-1].time - first.time < 0.9 * MEASURE_SECONDS
+        ):
+            return None
+        if any(work.workers != replicas for work in self._work):
+            return None
+        return self._rate() / replicas
+
+    @property
+    def least_waiting(self) -> int:
+        """The fewest messages that waited over the time that is measured."""
+        return min((work.waiting for work in self._work), default=0)
+
+    def _rate(self) -> float:
+        """Messages a second that were done over the time that is measured."""
+        first, last = self._work[0], self._work[-1]
+        return max(0.0, last.done - first.done) / max(last.time - first.time, 1.0)
+
+    def _begin(self, replicas: int | None, work: Work) -> None:
+        before, self._before = self._before, replicas
+        if replicas is None or before is None or replicas == before:
+            return
+        trial, self._trial = self._trial, None
+        if replicas < before:
+            return
+        if trial is not None:
+            # One scale-up in several steps.
+            self._trial = Trial(trial.workers, replicas, trial.rate, trial.seconds)
+        elif before > 0 and work.seconds is not None and self._rate() > 0:
+            self._trial = Trial(before, replicas, self._rate(), work.seconds)
+
+    def _judge(self, work: Work) -> None:
+        trial = self._trial
+        if trial is None or work.seconds is None:
+            return
+        if work.workers < trial.target:
+            self._trial = Trial(trial.workers, trial.target, trial.rate, trial.seconds)
+            return
+        if trial.complete_at is None:
+            self._trial = Trial(trial.workers, trial.target, trial.rate, trial.seconds, work.time)
+            return
+        if work.time - trial.complete_at < 1.5 * MEASURE_SECONDS:
+            return
+        self._trial = None
+        growth = trial.target / trial.workers - 1
+        gained = self._rate() / trial.rate - 1
+        slower = work.seconds / trial.seconds - 1
+        starved = self.least_waiting < work.workers
+        if not starved and gained < GAIN * growth and slower > SLOWER * growth:
+            self.full_since = work.time
+            self.rate, self.seconds = self._rate(), trial.seconds
+
+    def _recover(self, work: Work) -> None:
+        if self.full_since is None:
+            return
+        if work.waiting == 0 or work.time - self.full_since >= RETRY_SECONDS:
+            self.full_since = None

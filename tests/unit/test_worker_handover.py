@@ -1,0 +1,275 @@
+"""Engines on an in-memory Kafka hand running messages to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from flowbinding_worker.handover import incoming, outgoing
+from flowbinding_worker.handover.entry import State, decode
+from flowbinding_worker.kafka_port import KafkaUnavailableError, Position
+from flowbinding_worker.ports import Failure, FlowRequest, Partition
+from worker_fakes import P0, P1, FakeBroker, FakeFlow, Gate, Worker, refuse, texts, until
+
+KEY = b"k"
+UNWRITABLE = KafkaUnavailableError("not authorized", retriable=False)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowbinding_worker.rebalance.TELL_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.rebalance.ASK_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.rebalance.AGAIN_SECONDS", 0.05)
+
+
+def worker(broker: FakeBroker, gate: Gate | FakeFlow, *partitions: Partition) -> Worker:
+    """One that gets `partitions` when it starts."""
+    made = Worker(broker, gate if isinstance(gate, FakeFlow) else FakeFlow(gate))
+    made.consumer.on_start = partitions
+    return made
+
+
+async def hand_out(workers: Sequence[tuple[Worker, list[Partition]]]) -> None:
+    """A rebalance of the whole group."""
+    await asyncio.gather(*(w.consumer.revoke() for w, _ in workers))
+    workers[0][0].broker.generation += 1
+    await asyncio.gather(*(w.consumer.assign_again(partitions) for w, partitions in workers))
+
+
+async def test_what_comes_back_goes_on_and_nothing_is_asked(broker: FakeBroker) -> None:
+    gate = Gate("m0")
+    broker.produce(texts(0, 1, key=KEY))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+        broker.produce(texts(2, key=KEY))
+        await one.consumer.assign([P0])
+        gate.events["m0"].set()
+        await until(lambda: one.committed == 3)
+        assert one.flow.inputs == ["m0", "m1", "m2"]
+        await until(lambda: all(not decode(p.metadata).items for p in broker.registers.values()))
+
+
+async def test_what_runs_is_finished_by_its_worker_and_the_rest_goes_on_at_once(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"a", b"m1"), (b"b", b"m2")])
+    async with worker(broker, gate, P0) as one, worker(broker, gate) as two:
+        one.flow.answer = gate
+        await until(lambda: one.flow.running == 1 and len(broker.sent_to("out")) == 1)
+        await hand_out([(one, []), (two, [P0])])
+        broker.produce([(b"b", b"m3"), (b"a", b"m4")])
+        await until(lambda: two.flow.inputs == ["m3"])
+        assert two.count("held") == 1
+        gate.events["m0"].set()
+        await until(lambda: two.committed == 5)
+        assert one.flow.inputs == ["m0", "m2"]
+        assert two.flow.inputs == ["m3", "m1", "m4"]
+        assert len(broker.sent_to("out")) == 5
+        assert two.count('handovers_total{outcome="Finished"}') == 1
+        assert one.count('handovers_total{outcome="HandedOver"}') == 1
+
+
+async def test_three_owners_in_a_row_run_nothing_twice(broker: FakeBroker) -> None:
+    gate = Gate("m0", "m1")
+    broker.produce([(b"a", b"m0"), (b"b", b"m1")])
+    one, two, three = (worker(broker, gate, *p) for p in ([P0], [], []))
+    one.flow.answer = gate
+    async with one, two, three:
+        one.flow.answer = gate
+        await until(lambda: one.flow.running == 2)
+        await hand_out([(one, []), (two, [P0]), (three, [])])
+        broker.produce([(b"c", b"slow")])
+        slow = Gate("slow")
+        two.flow.answer = slow
+        await until(lambda: two.flow.running == 1)
+        await hand_out([(one, []), (two, []), (three, [P0])])
+        await until(lambda: three.count("held") == 3)
+        slow.events["slow"].set()
+        gate.events["m1"].set()
+        await until(lambda: three.count("held") == 1)
+        await hand_out([(one, [P0]), (two, []), (three, [])])
+        gate.events["m0"].set()
+        await until(lambda: one.committed == 3)
+        assert one.flow.inputs == ["m0", "m1"]
+        assert two.flow.inputs == ["slow"]
+        assert three.flow.inputs == []
+
+
+async def test_a_failed_message_runs_elsewhere_with_its_attempts(broker: FakeBroker) -> None:
+    failing = asyncio.Event()
+
+    async def answer(request: FlowRequest) -> str:
+        await failing.wait()
+        raise refuse(Failure.TRANSIENT, 503)
+
+    broker.produce(texts(0))
+    async with worker(broker, FakeFlow(answer), P0) as one, worker(broker, FakeFlow(answer)) as two:
+        await until(lambda: one.flow.running == 1)
+        await hand_out([(one, []), (two, [P0])])
+        failing.set()
+        await until(lambda: two.committed == 1)
+        assert len(one.flow.calls) + len(two.flow.calls) == 3, "maxAttempts in all"
+        assert len([p for p in broker.produced if p[0] != "out"]) == 1
+
+
+async def test_a_worker_that_dies_is_replaced_after_its_lease(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "LEASE_SECONDS", 0.3)
+    broker.produce(texts(0))
+    async with worker(broker, Gate("m0"), P0) as one, worker(broker, FakeFlow()) as two:
+        await until(lambda: one.flow.running == 1)
+        await hand_out([(one, []), (two, [P0])])
+        await until(lambda: two.count("held") == 1)
+        await one.die()
+        await until(lambda: two.committed == 1)
+        assert two.flow.inputs == ["m0"]
+        assert two.count('handovers_total{outcome="TakenOver"}') == 1
+
+
+async def test_a_worker_that_cannot_say_that_it_lives_writes_nothing(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "FENCE_SECONDS", 0.3)
+    monkeypatch.setattr(outgoing, "BEAT_SECONDS", 0.05)
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+        one.offsets.refusal = UNWRITABLE
+        await one.consumer.assign([])
+        await until(lambda: one.flow.running == 0)
+        gate.events["m0"].set()
+        await until(lambda: one.count("in_flight") == 0)
+        assert broker.produced == []
+        assert one.count('handovers_total{outcome="Fenced"}') == 1
+
+
+async def test_partitions_that_somebody_had_meanwhile_are_not_taken_as_they_were(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce(texts(0, 1, key=KEY))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+        broker.generation += 1
+        await one.consumer.assign([P0])
+        await until(lambda: one.count("held") == 1)
+        gate.events["m0"].set()
+        await until(lambda: one.committed == 2)
+        assert one.flow.inputs == ["m0", "m1"]
+
+
+@pytest.mark.parametrize("what", ["refusal", "hang"])
+async def test_what_cannot_be_handed_over_is_waited_for(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("flowbinding_worker.handover.registers.WRITE_SECONDS", 0.05)
+    monkeypatch.setattr("flowbinding_worker.handover.registers.READ_SECONDS", 0.05)
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        setattr(one.offsets, what, UNWRITABLE if what == "refusal" else True)
+        revoking = asyncio.create_task(one.consumer.revoke())
+        await until(lambda: one.count('handovers_total{outcome="Waited"}') == 1)
+        assert not revoking.done()
+        gate.events["m0"].set()
+        await revoking
+        assert one.committed == 1
+
+
+async def test_a_wait_ends_when_handing_over_works_again(broker: FakeBroker) -> None:
+    broker.produce(texts(0))
+    async with worker(broker, Gate("m0"), P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.offsets.refusal = UNWRITABLE
+        revoking = asyncio.create_task(one.consumer.revoke())
+        await until(lambda: one.count('handovers_total{outcome="Waited"}') == 1)
+        one.offsets.refusal = None
+        await revoking
+        [register] = broker.registers.values()
+        assert decode(register.metadata).items[0].state is State.RUNNING
+        await one.consumer.assign([P0])
+
+
+async def test_foreign_registers_are_ignored_and_counted(broker: FakeBroker) -> None:
+    broker.produce(texts(0))
+    async with worker(broker, FakeFlow(), P1) as one:
+        await until(lambda: one.engine.ready)
+        group = f"{one.binding.consumer_group}.handoff"
+        broker.registers[group, P0] = Position(0, "mine")
+        broker.registers[f"{group}-2", P0] = Position(0, "FBH????")
+        await one.consumer.revoke()
+        await one.consumer.assign([P0])
+        await until(lambda: one.committed == 1)
+        assert one.count("metadata_ignored_total") == 2
+
+
+async def test_a_worker_that_ends_leaves_at_once_and_finishes_its_calls(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"a", b"m1")])
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.stop.ask()
+        await until(lambda: one.consumer.stopped)
+        assert one.flow.running == 1
+        async with worker(broker, gate, P0) as two:
+            await until(lambda: two.count("held") == 1)
+            gate.events["m0"].set()
+            await asyncio.wait_for(asyncio.shield(one.task), 10)
+            await until(lambda: two.committed == 2)
+            assert two.flow.inputs == ["m1"]
+
+
+async def test_a_hurried_end_gives_back_what_runs_at_once(broker: FakeBroker) -> None:
+    broker.produce([(b"a", b"m0")])
+    async with worker(broker, Gate("m0"), P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.stop.ask()
+        await until(lambda: one.consumer.stopped)
+        async with worker(broker, FakeFlow(), P0) as two:
+            await until(lambda: two.count("held") == 1)
+            await one.end()
+            await until(lambda: two.committed == 1)
+            assert two.flow.inputs == ["m0"]
+            assert broker.sent_to("out") == [b"m0"]
+
+
+async def test_the_last_worker_to_end_leaves_no_lag(broker: FakeBroker) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"b", b"m1")])
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: len(broker.sent_to("out")) == 1)
+        one.stop.ask()
+        await until(lambda: one.consumer.stopped)
+        gate.events["m0"].set()
+        await asyncio.wait_for(asyncio.shield(one.task), 10)
+        assert one.committed == 2
+
+
+async def test_an_end_without_registers_stays_a_member_until_its_calls_are_over(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    made = worker(broker, gate, P0)
+    made.offsets.refusal = UNWRITABLE
+    async with made as one:
+        await until(lambda: one.flow.running == 1)
+        one.stop.ask()
+        await until(lambda: not one.engine.ready)
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not one.consumer.stopped
+        gate.events["m0"].set()
+        await asyncio.wait_for(asyncio.shield(one.task), 10)
+        assert one.committed == 1

@@ -1,0 +1,413 @@
+"""Delivers records: at once while Kafka takes them, and in order, from disk, while it does not.
+
+A record that Kafka refuses, or does not acknowledge for `SLOW_SECONDS`, is stored in the spool, and
+its message releases its slot. From then on every further record for that topic queues behind it,
+and goes to the disk as well, until nothing waits any more. Order is kept within a *lane*: what the
+source's order binds together, else the records of one key. Of each lane one record at a time is on
+its way; different lanes overtake each other.
+
+The client is asked once for a record that it does not acknowledge, and goes on trying by itself:
+asking again would write it twice. It is asked again only after it has given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.reasons import Reason
+from flowbinding_api.spec import Ordering
+from flowbinding_worker.job import Job
+from flowbinding_worker.kafka_port import RecordTooLargeError
+from flowbinding_worker.retry import Backoff
+from flowbinding_worker.spool import Spool, Stored
+from flowbinding_worker.spool_codec import Entry, Kind, Message, source_of
+from flowbinding_worker.trouble import Trouble
+from flowbinding_worker.waiting import within
+
+SLOW_SECONDS = 3.0
+"""A record without acknowledgement for so long goes to the disk."""
+WINDOW = 64
+"""Records of one topic that are on their way from the disk at the same time."""
+REPORT_SECONDS = 5.0
+"""How often a trouble that lasts is told anew, with how much waits."""
+
+_BACKOFF = Backoff(initial=0.5, cap=5.0)
+
+
+class ResultLostError(Exception):
+    """A record waited on disk and cannot be read any more: its message has to run again."""
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A record on its way.
+
+    Attributes:
+        job: The message it was made from.
+        topic: Where it goes.
+        lane: Records of one lane leave one after the other; None: of no lane.
+        done: Resolved when it is acknowledged. Cancelled when nobody waits for it any more; raises
+            what makes the record undeliverable.
+        message: The record, while it is in memory.
+        stored: Its place on disk.
+        reason: Why it is a dead letter.
+    """
+
+    job: Job
+    topic: str
+    lane: Hashable
+    done: asyncio.Future[None]
+    message: Message | None = None
+    stored: Stored | None = None
+    reason: str = ""
+    sending: bool = False
+    storing: bool = False
+    settled: bool = False
+    acknowledged: bool = False
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def void(self) -> bool:
+        """Whether it must not be sent: nobody waits for it, or its message is somebody else's."""
+        return self.done.cancelled() or self.job.tracker.retired
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """What waits for one topic, in order."""
+
+    topic: str
+    members: set[Delivery] = field(default_factory=set)
+    ready: deque[Delivery] = field(default_factory=deque)
+    lanes: dict[Hashable, deque[Delivery]] = field(default_factory=dict)
+    overdue: set[Delivery] = field(default_factory=set)
+    failures: int = 0
+    error: str = ""
+    told: tuple[str, float] = ("", 0.0)
+    sent: set[Delivery] = field(default_factory=set)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def down(self) -> bool:
+        return bool(self.failures or self.overdue)
+
+    def add(self, delivery: Delivery) -> None:
+        """Queue a delivery; one that is being sent already only holds back its lane."""
+        self.members.add(delivery)
+        self.wake.set()
+        if delivery.sending and delivery.lane in self.lanes:
+            # What has been sent cannot be held back any more.
+            delivery.lane = None
+        if delivery.lane is not None:
+            behind = self.lanes.get(delivery.lane)
+            if behind is not None:
+                behind.append(delivery)
+                return
+            self.lanes[delivery.lane] = deque()
+        if not delivery.sending:
+            self.ready.append(delivery)
+
+    def again(self, delivery: Delivery) -> None:
+        """A delivery has to be sent once more, before what is behind it."""
+        self.sent.discard(delivery)
+        self.overdue.discard(delivery)
+        self.ready.appendleft(delivery)
+        self.wake.set()
+
+    def remove(self, delivery: Delivery) -> None:
+        """A delivery has come to its end: let the next of its lane go."""
+        for group in (self.members, self.overdue, self.sent):
+            group.discard(delivery)
+        self.wake.set()
+        if delivery.lane is None:
+            return
+        behind = self.lanes[delivery.lane]
+        if behind:
+            self.ready.append(behind.popleft())
+        else:
+            del self.lanes[delivery.lane]
+
+
+class Outbox:
+    """Delivers the records of one kind.
+
+    Args:
+        kind: Results or dead letters.
+        reason: What keeps the worker from working while they are not taken.
+        send: Writes one; returns when it is acknowledged.
+        too_large: Makes the error of a record that no broker will ever take.
+        ordering: `spec.concurrency.ordering`.
+        spool: Where records wait.
+        trouble: Where to say that they do.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        reason: Reason,
+        send: Callable[[Message], Awaitable[None]],
+        too_large: Callable[[Message], Exception],
+        ordering: Ordering,
+        spool: Spool,
+        trouble: Trouble,
+    ) -> None:
+        self._kind = kind
+        self._reason = reason
+        self._send = send
+        self._too_large = too_large
+        self._ordering = ordering
+        self._spool = spool
+        self._trouble = trouble
+        self._queues: dict[str, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draw = Random()  # noqa: S311 - jitter, not a secret
+
+    def submit(self, job: Job, message: Message, reason: str = "") -> Delivery:
+        """Deliver a record; `Delivery.done` tells when it is.
+
+        When it has to wait, it is stored, and `job.release` called then.
+        """
+        loop = asyncio.get_running_loop()
+        delivery = Delivery(
+            job, message.topic, self._lane(job, message.key), loop.create_future(), message
+        )
+        delivery.reason = reason
+        queue = self._queues.get(message.topic)
+        if queue is None:
+            self._start(delivery)
+            return delivery
+        queue.add(delivery)
+        if queue.down:
+            self._store(delivery)
+        else:
+            delivery.timer = loop.call_later(SLOW_SECONDS, self._store, delivery)
+        return delivery
+
+    def resume(self, job: Job, stored: Stored) -> Delivery:
+        """Deliver a record that is on disk, for a message that has come again."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if isinstance(stored.owner, Delivery):
+            # It is on its way still, since before the message's partition went and came back.
+            stored.owner.done.cancel()
+            stored.owner.job, stored.owner.done = job, done
+            return stored.owner
+        delivery = Delivery(job, stored.topic, self._lane(job, stored.key), done, stored=stored)
+        if stored.delivered:
+            done.set_result(None)
+        else:
+            stored.owner = delivery
+            self._queue(stored.topic).add(delivery)
+        return delivery
+
+    async def close(self) -> None:
+        """Stop delivering; what is stored stays there."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _lane(self, job: Job, key: bytes | None) -> Hashable:
+        record = job.record
+        if self._ordering is Ordering.PARTITION:
+            return record.partition
+        if self._ordering is Ordering.KEY and record.key is not None:
+            return record.partition, record.key
+        return key
+
+    def _queue(self, topic: str) -> _Queue:
+        queue = self._queues.get(topic)
+        if queue is None:
+            queue = self._queues[topic] = _Queue(topic)
+            self._spawn(self._pump(queue))
+        return queue
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # A fault of ours. Nothing would be delivered from here on: let everybody know.
+        for queue in self._queues.values():
+            for delivery in queue.members:
+                if not delivery.done.done():
+                    delivery.done.set_exception(error)
+
+    def _start(self, delivery: Delivery) -> None:
+        loop = asyncio.get_running_loop()
+        delivery.sending = True
+        if delivery.timer is not None:
+            delivery.timer.cancel()
+        delivery.timer = loop.call_later(SLOW_SECONDS, self._overdue, delivery)
+        # Once for every message there is: cheaper than `_spawn`, and it lets no fault out.
+        delivery.task = loop.create_task(self._try(delivery))
+        self._tasks.add(delivery.task)
+
+    async def _try(self, delivery: Delivery) -> None:
+        """Send a record once, and note what comes of it."""
+        try:
+            message = delivery.message
+            if message is None and delivery.stored is not None:
+                message = await self._spool.read(delivery.stored)
+            if delivery.void:
+                # Also while it was read: who may write it may have changed.
+                self._drop(delivery)
+                return
+            if message is None:
+                self._settle(delivery, ResultLostError())
+                return
+            try:
+                await self._send(message)
+            except RecordTooLargeError:
+                self._settle(delivery, self._too_large(message))
+            except FlowBindingError as error:
+                self._failed(delivery, str(error))
+            else:
+                self._settle(delivery, None)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits raises it
+            self._settle(delivery, error)
+        finally:
+            if delivery.task is not None:
+                self._tasks.discard(delivery.task)
+
+    def _settle(self, delivery: Delivery, error: Exception | None) -> None:
+        """A record was acknowledged, or never will be."""
+        if delivery.timer is not None:
+            delivery.timer.cancel()
+        delivery.sending, delivery.settled, delivery.acknowledged = False, True, error is None
+        delivery.message = None
+        if delivery.stored is not None:
+            self._spool.settle(delivery.stored, delivered=error is None)
+        if not delivery.done.done():
+            if error is None:
+                delivery.done.set_result(None)
+            else:
+                delivery.done.set_exception(error)
+        queue = self._queues.get(delivery.topic)
+        if queue is None:
+            return
+        if delivery in queue.members:
+            queue.remove(delivery)
+        if error is None:
+            queue.failures = 0
+            if not queue.overdue:
+                queue.told = ("", 0.0)
+                self._trouble.clear(self._part(queue))
+
+    def _failed(self, delivery: Delivery, error: str) -> None:
+        """The client has given up on a record: it is to be sent again."""
+        if delivery.timer is not None:
+            delivery.timer.cancel()
+        delivery.sending = False
+        queue = self._queue(delivery.topic)
+        queue.failures += 1
+        queue.error = error
+        if delivery in queue.members:
+            queue.again(delivery)
+        else:
+            queue.add(delivery)
+        self._store(delivery)
+
+    def _overdue(self, delivery: Delivery) -> None:
+        """The client still tries to send a record; it does so in the queue's first place."""
+        queue = self._queue(delivery.topic)
+        if delivery not in queue.members:
+            queue.add(delivery)
+        queue.overdue.add(delivery)
+        queue.wake.set()
+        self._store(delivery)
+
+    def _store(self, delivery: Delivery) -> None:
+        if delivery.stored is None and not delivery.storing:
+            delivery.storing = True
+            self._spawn(self._put(delivery))
+
+    async def _put(self, delivery: Delivery) -> None:
+        """Store a record as soon as there is room, unless it is delivered before."""
+        while (message := delivery.message) is not None and not delivery.done.done():
+            source = source_of(delivery.job.record)
+            entry = Entry(self._kind, source, message, delivery.reason)
+            del message
+            stored = await self._spool.put(entry, delivery)
+            del entry
+            if stored is None:
+                await asyncio.wait({delivery.done}, timeout=SLOW_SECONDS)
+                continue
+            delivery.stored, delivery.message = stored, None
+            if delivery.settled:
+                self._spool.settle(stored, delivered=delivery.acknowledged)
+            elif not delivery.done.done():
+                delivery.job.release()
+
+    async def _pump(self, queue: _Queue) -> None:
+        """Send what waits for a topic, until nothing does."""
+        while queue.members:
+            if queue.down:
+                self._tell(queue)
+            if queue.failures and not queue.sent:
+                jitter = 0.5 + self._draw.random() / 2
+                await asyncio.sleep(_BACKOFF.delay(queue.failures, jitter))
+            queue.wake.clear()
+            self._refill(queue)
+            if not queue.members:
+                break
+            try:
+                await within(queue.wake.wait(), REPORT_SECONDS)
+            except TimeoutError:
+                continue
+        del self._queues[queue.topic]
+        self._trouble.clear(self._part(queue))
+
+    def _refill(self, queue: _Queue) -> None:
+        # After a failure, one goes ahead to find out.
+        most = 1 if queue.failures else WINDOW
+        while queue.ready and len(queue.sent) < most:
+            delivery = queue.ready.popleft()
+            if delivery.void:
+                self._drop(delivery)
+            else:
+                queue.sent.add(delivery)
+                self._start(delivery)
+
+    def _drop(self, delivery: Delivery) -> None:
+        """Nobody waits for a record any more. What is stored of it may still be of use."""
+        if delivery.timer is not None:
+            delivery.timer.cancel()
+        delivery.sending = False
+        delivery.done.cancel()
+        queue = self._queues.get(delivery.topic)
+        if queue is not None and delivery in queue.members:
+            queue.remove(delivery)
+        if delivery.stored is not None:
+            delivery.stored.owner = None
+
+    def _tell(self, queue: _Queue) -> None:
+        text = queue.error
+        if not queue.failures:
+            text = f"topic {queue.topic}: no acknowledgement for {SLOW_SECONDS:.0f} s"
+        now = time.monotonic()
+        before, at = queue.told
+        if text == before and now - at < REPORT_SECONDS:
+            return
+        queue.told = text, now
+        self._trouble.report(self._part(queue), self._reason, f"{text}{self._waiting()}")
+
+    def _waiting(self) -> str:
+        count = self._spool.waiting[self._kind]
+        what = "result" if self._kind is Kind.RESULT else "dead letter"
+        text = f"; {count} {what}{' waits' if count == 1 else 's wait'} on disk" if count else ""
+        return f"{text}; the disk has no room for more" if self._spool.full else text
+
+    def _part(self, queue: _Queue) -> str:
+        """Names the topic in `Trouble`."""
+        return f"{self._kind} {queue.topic}"

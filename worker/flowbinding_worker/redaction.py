@@ -1,0 +1,52 @@
+"""Takes secrets out of whatever the worker says: logs, conditions, headers of dead letters."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.parse
+
+SHOWN = "***"
+MIN_LENGTH = 4
+"""Shorter ones are no secrets, and would tear holes into every text."""
+
+
+class Redactor:
+    """Knows every secret that this process has read, in the forms in which it may come back."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._forms: list[str] = []
+
+    def learn(self, secret: str) -> None:
+        """Never say this again. Cheap when it is known."""
+        if secret in self._known or len(secret) < MIN_LENGTH:
+            return
+        self._known.add(secret)
+        forms = {
+            form
+            for text in self._known
+            for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+        }
+        # The longest first: one secret may be part of another.
+        self._forms = sorted(forms, key=len, reverse=True)
+
+    def learn_url(self, url: str) -> None:
+        """A URL may hold a password, which travels as HTTP's basic authentication."""
+        parts = urllib.parse.urlsplit(url)
+        if parts.password:
+            user, password = map(urllib.parse.unquote, (parts.username or "", parts.password))
+            self.learn(password)
+            self.learn(parts.password)
+            self.learn(base64.b64encode(f"{user}:{password}".encode()).decode())
+
+    def __call__(self, text: str) -> str:
+        """The text without secrets."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, SHOWN)
+        return text
+
+
+redact = Redactor()
+"""What this process knows: as logging, one for all of it."""
