@@ -123,8 +123,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 .PHONY: lock
 lock: ## Resolve the dependencies anew (needs uv)
 	$(LOCK) --extra dev pyproject.toml -o requirements/dev.lock
-	$(LOCK) --constraint requirements/dev.lock --extra operator --extra worker pyproject.toml -o requirements/image.lock
-	$(LOCK) --constraint requirements/dev.lock --extra operator --extra local pyproject.toml -o requirements/local.lock
+	$(LOCK) --constraint requirements/dev.lock --extra operator --extra worker --extra cli pyproject.toml -o requirements/image.lock
+	$(LOCK) --constraint requirements/dev.lock --extra operator --extra local --extra cli pyproject.toml -o requirements/local.lock
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(LOCK) - -o requirements/build.lock
 	$(LOCK) requirements/langflow-server.in -o requirements/langflow-server.lock
 	$(LOCK) --constraint requirements/dev.lock requirements/bench.in -o requirements/bench.lock

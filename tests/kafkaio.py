@@ -127,7 +127,11 @@ async def reader(bootstrap: str, *topics: str) -> AsyncIterator[AIOKafkaConsumer
 async def _numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
     # Public calls do not load an unknown topic's metadata for a consumer without a subscription.
     await consumer._client.add_topic(topic)
-    return set(consumer.partitions_for_topic(topic) or ())
+    while not (found := consumer.partitions_for_topic(topic)):
+        # A topic made a moment ago need not be known to every broker yet.
+        await consumer._client.force_metadata_update()
+        await asyncio.sleep(0.05)
+    return set(found)
 
 
 async def read_all(bootstrap: str, topic: str) -> list[ConsumerRecord]:

@@ -107,6 +107,7 @@ class Topic(World):
                 ends=ends,
                 done=done,
                 workers=workers,
+                slots=float(self.spec.concurrency.per_replica) if workers else None,
                 trouble=self.trouble if workers else "",
             )
         )

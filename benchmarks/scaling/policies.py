@@ -20,7 +20,7 @@ class FlowBinding:
     """The operator's code as it is, at its usual interval."""
 
     def __init__(self, setting: Setting, period: float = 2.0, **scaling: Any) -> None:
-        self.period = period
+        self.period, self.slots = period, float(setting.slots)
         self.spec = parse_binding(
             {
                 "apiVersion": "flowbinding.io/v1alpha1",
@@ -56,7 +56,7 @@ class FlowBinding:
                 ends=view.ends if known else (),
                 done=view.done if known else (),
                 workers=view.ready,
-                slots=None,
+                slots=self.slots,
             )
         )
         decision = decide(self.history, self.spec)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import shlex
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -65,6 +66,8 @@ def main(
         return
     complete = not (quickly or only or window or profile)
     counts = _counts(singles, backlog, quickly=quickly, some=bool(only))
+    # Whatever runs is stopped with it, also when `timeout` or a CI job ends it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     machine = proc.machine()
     # It warns of topics that were made a moment ago, and finds them the next moment.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

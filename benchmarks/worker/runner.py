@@ -188,9 +188,17 @@ class UnderTest:
             return found
 
     async def stop(self, how: signal.Signals) -> None:
-        """End it: nothing is measured any more."""
+        """End it: nothing is measured any more.
+
+        Raises:
+            BenchError: It does not end.
+        """
         self._process.send_signal(how)
-        await self._process.wait()
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            raise BenchError(f"it does not end:\n{self._said()}") from None
 
     async def completions(self) -> list[float]:
         """When each result came in, in order."""

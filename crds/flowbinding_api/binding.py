@@ -174,9 +174,12 @@ def _broken_rules(model: type[ApiModel], given: Any, path: str) -> Iterator[Prob
     for name, info in model.model_fields.items():
         alias = info.alias or name
         view[alias] = given[alias] if alias in given else _plain_default(info)
-        inner = model_in(info.annotation)
-        if inner is not None:
-            yield from _broken_rules(inner, given.get(alias), f"{prefix}{alias}")
+        inner, value = model_in(info.annotation), given.get(alias)
+        if inner is not None and isinstance(value, list):
+            for index, item in enumerate(value):
+                yield from _broken_rules(inner, item, f"{prefix}{alias}[{index}]")
+        elif inner is not None:
+            yield from _broken_rules(inner, value, f"{prefix}{alias}")
     for rule in model.rules:
         # What has the wrong type is a problem of its own.
         with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):

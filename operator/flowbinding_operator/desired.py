@@ -15,7 +15,7 @@ import yaml
 
 from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY, SPOOL_DIRECTORY
 from flowbinding_api.binding import API_VERSION, KIND, FlowBinding
-from flowbinding_api.spec import Spool
+from flowbinding_api.spec import Guarantee, Spool
 from flowbinding_api.worker import PullPolicy, Resources, Worker
 from flowbinding_operator.references import Kind, Reference
 
@@ -218,7 +218,12 @@ def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defa
 
 def spool_of(binding: FlowBinding) -> Spool:
     """Where results and dead letters wait: there are dead letters without an output, too."""
-    return binding.spec.output.spool if binding.spec.output is not None else Spool()
+    output = binding.spec.output
+    if output is None:
+        return Spool()
+    # What is written in transactions waits in memory.
+    exactly_once = output.guarantee is Guarantee.EXACTLY_ONCE
+    return Spool(size_limit="0") if exactly_once else output.spool
 
 
 def _security(spool: Spool) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,83 @@ async def test_broken_connections(
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
     assert "connection lost" in str(error)
     assert "outcome unknown" in str(error)
+
+
+@asynccontextmanager
+async def saying(*parts: bytes) -> AsyncIterator[str]:
+    """A server that answers any request with these bytes and hangs up; its address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"".join(parts))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_an_answer_that_is_no_http_does_not_quote_the_query(files: Files) -> None:
+    async with saying(b"GARBAGE\r\n\r\n") as host:
+        url = f"http://{host}/?x-api-key=in-the-query"
+        error = await refused(LangflowFlow(make_flow(url=url), files, slots=1))
+    assert "GARBAGE" in str(error)
+    assert "in-the-query" not in str(error)
+    assert error.outcome_unknown
+
+
+async def test_a_broken_compression_is_a_lost_answer(files: Files) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\n"
+    async with saying(head, b"hello") as host:
+        error = await refused(LangflowFlow(make_flow(url=f"http://{host}"), files, slots=1))
+    assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
+    assert error.outcome_unknown
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"), [(407, Failure.CONFIGURATION), (503, Failure.TRANSIENT)]
+)
+async def test_a_proxy_that_refuses_lets_nothing_through(
+    files: Files, monkeypatch: pytest.MonkeyPatch, status: int, failure: Failure
+) -> None:
+    async with saying(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status) as host:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:of-the-proxy@{host}")
+        flow = LangflowFlow(make_flow(url="https://langflow.example"), files, slots=1)
+        error = await refused(flow)
+    assert f"the proxy answered {status} No" in str(error)
+    assert "of-the-proxy" not in str(error)
+    assert (error.failure, error.outcome_unknown) == (failure, False)
+
+
+async def test_a_connection_that_does_not_come_is_no_unknown_outcome(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", never)
+    fields = {"url": "http://langflow.example", "timeoutSeconds": 0.2}
+    error = await refused(LangflowFlow(make_flow(**fields), files, slots=1))
+    assert "no connection in time" in str(error)
+    assert not error.outcome_unknown
+
+
+async def test_a_token_is_secret_without_its_scheme(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "secrets" / "langflow" / "key").write_text(f"Bearer {KEY}-of-its-own\n")
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, json={"detail": f"{'x' * 990} {KEY}-of-its-own"})
+
+    ref = {"name": "langflow", "key": "key"}
+    error = await refused(client(files, handler, apiKeySecretRef=ref, apiKeyHeader="Authorization"))
+    assert KEY[:6] not in str(error)
+
+
+async def test_two_users_of_one_header_are_a_misconfiguration(files: Files) -> None:
+    fields = {"url": "http://user:pass@langflow", "apiKeyHeader": "Authorization"}
+    flow = make_flow(**fields, apiKeySecretRef={"name": "langflow", "key": "key"})
+    error = await refused(LangflowFlow(flow, files, slots=1))
+    assert error.failure is Failure.CONFIGURATION
 
 
 async def test_retry_after_arrives(files: Files, server: aiohttp.web.ServerRunner) -> None:

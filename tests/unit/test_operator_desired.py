@@ -178,6 +178,14 @@ def test_no_volume_without_a_spool() -> None:
     assert "fsGroup" not in pod(output=output)["securityContext"]
 
 
+def test_no_volume_where_results_wait_in_memory() -> None:
+    spool = {"sizeLimit": "1G", "storageClassName": "fast"}
+    output = {"topic": "out", "guarantee": "ExactlyOnce", "spool": spool}
+    assert spool_volume(output=output) is None
+    assert all("ephemeral" not in volume for volume in pod(output=output)["volumes"])
+    assert "fsGroup" not in pod(output=output)["securityContext"]
+
+
 def test_defaults_of_the_operator_fill_in() -> None:
     made = pod()
     assert made["imagePullSecrets"] == [{"name": "pull"}]

@@ -123,7 +123,7 @@ async def test_drift_is_repaired(operator: Operator) -> None:
 
 async def test_a_deleted_deployment_comes_back_as_large_as_it_was(operator: Operator) -> None:
     operator.submit()
-    operator.link.produce("orders", 600)
+    operator.link.produce("orders", 500)
     await operator.poll()
     await operator.poll()
     assert operator.deployment["spec"]["replicas"] == 2
@@ -154,7 +154,7 @@ async def test_a_restart_with_kafka_down_keeps_what_runs(operator: Operator) -> 
 
 async def test_a_missing_secret_is_named_stops_scale_up_and_heals(operator: Operator) -> None:
     operator.submit()
-    operator.link.produce("orders", 600)
+    operator.link.produce("orders", 500)
     await operator.poll()
     await operator.poll()
     assert operator.deployment["spec"]["replicas"] == 2
@@ -247,7 +247,7 @@ async def test_a_binding_without_a_flow_is_ready_and_skipped(operator: Operator)
 
 async def test_pausing_stops_workers_and_still_watches_the_lag(operator: Operator) -> None:
     operator.submit()
-    operator.link.produce("orders", 600)
+    operator.link.produce("orders", 500)
     await operator.poll()
     await operator.poll()
     template = operator.deployment["spec"]["template"]
@@ -256,9 +256,9 @@ async def test_pausing_stops_workers_and_still_watches_the_lag(operator: Operato
     assert operator.deployment["spec"]["replicas"] == 0
     assert operator.deployment["spec"]["template"] == template
     assert operator.condition("Paused") == ("True", "Paused")
-    operator.link.produce("orders", 600)
+    operator.link.produce("orders", 500)
     await operator.poll(seconds=10)
-    assert operator.status["lag"] == 1200
+    assert operator.status["lag"] == 1000
 
 
 async def test_an_object_of_somebody_else_is_left_alone(operator: Operator) -> None:

@@ -31,7 +31,7 @@ async def operator() -> AsyncIterator[Operator]:
     await made.lag.close()
 
 
-async def started(operator: Operator, lag: int = 600) -> None:
+async def started(operator: Operator, lag: int = 500) -> None:
     """A binding whose two workers run, with `lag` messages to do."""
     operator.submit()
     operator.link.produce("orders", lag)
@@ -76,7 +76,7 @@ async def test_a_foreign_deployment_is_never_written_to(
     operator.submit(paused=paused, flow=flow)
     await operator.reconcile()
     assert set(operator.kube.writes) <= {"status"}
-    operator.link.produce("orders", 600)
+    operator.link.produce("orders", 500)
     for _ in range(4):
         assert set(await operator.poll(seconds=6)) <= {"status"}
     assert operator.deployment["spec"] == {"replicas": 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -65,37 +64,6 @@ async def test_stop_lets_running_messages_end_and_repeats_nothing(broker: FakeBr
         await asyncio.wait_for(asyncio.shield(worker.task), 10)
     assert worker.flow.inputs == ["m0", "m1"]
     assert worker.committed == 2
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_a_stop_is_heard_while_room_comes_free_all_the_time(
-    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch, turns: int
-) -> None:
-    broker.produce(texts(*range(200)))
-    async with Worker(broker, FakeFlow(Gate("m0")), {"concurrency": {"perReplica": 1}}) as worker:
-        work = worker.engine._parts.work
-        await until(lambda: not work.wanted())
-
-        polls = itertools.count()
-
-        async def nothing(*_: Any) -> list[Any]:
-            next(polls)
-            return []
-
-        async def churn() -> None:
-            while not worker.task.done():
-                work.room.set()
-                await asyncio.sleep(0)
-
-        monkeypatch.setattr(worker.consumer, "poll", nothing)
-        churning = asyncio.create_task(churn())
-        await until(lambda: next(polls) > 100)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        worker.stop.ask()
-        worker.stop.ask()
-        await asyncio.wait_for(asyncio.shield(worker.task), 10)
-        await churning
 
 
 async def test_a_second_signal_cuts_the_drain_short(broker: FakeBroker) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from flowbinding_api.offsets import decode
 from flowbinding_worker import committer as committer_module
 from flowbinding_worker import engine as engine_module
+from flowbinding_worker import kafka as kafka_module
 from flowbinding_worker.kafka_port import (
     ConsumerBrokenError,
     KafkaUnavailableError,
@@ -380,3 +383,50 @@ async def test_commits_that_are_put_off_for_long_are_a_trouble(
         worker.consumer.refusal = None
         await until(lambda: worker.committed == 0)
         assert trouble.reason == ""
+
+
+async def test_a_flow_that_cancels_itself_fails_and_is_not_forgotten(broker: FakeBroker) -> None:
+    broker.produce(texts(0))
+    flow = FakeFlow()
+
+    async def answer(request: FlowRequest) -> str:
+        if len(flow.calls) == 1:
+            raise asyncio.CancelledError
+        return request.input
+
+    flow.answer = answer
+    async with Worker(broker, flow) as worker:
+        await until(lambda: worker.committed == 1)
+        assert flow.inputs == ["m0", "m0"]
+
+
+class Joining:
+    """What `KafkaConsumer` uses of an aiokafka consumer that waits for an answer to JoinGroup."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, Any]] = []
+        self.closed = False
+        self._client = self
+        self._coordinator = SimpleNamespace(group_id="g", member_id="me", coordinator_id=7)
+
+    async def stop(self) -> None:
+        await asyncio.Event().wait()
+
+    async def send(self, node: int, request: Any) -> None:
+        self.sent.append((node, request))
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_consumer_that_is_stopped_while_it_joins_leaves_the_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the whole group waits for its session to end."""
+    monkeypatch.setattr(kafka_module, "STOP_SECONDS", 0.01)
+    consumer = Joining()
+    assert not await kafka_module._stop(consumer)
+    [(node, request)] = consumer.sent
+    assert (node, type(request).__name__) == (7, "LeaveGroupRequest")
+    assert vars(request) == vars(LeaveGroupRequest("g", "me"))
+    assert consumer.closed

@@ -9,7 +9,7 @@ import pytest
 
 from flowbinding_worker.handover import incoming, outgoing
 from flowbinding_worker.handover.entry import State, decode
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position
+from flowbinding_worker.kafka_port import KafkaUnavailableError, MembershipLostError, Position
 from flowbinding_worker.ports import Failure, FlowRequest, Partition
 from worker_fakes import P0, P1, FakeBroker, FakeFlow, Gate, Worker, refuse, texts, until
 
@@ -273,3 +273,149 @@ async def test_an_end_without_registers_stays_a_member_until_its_calls_are_over(
         gate.events["m0"].set()
         await asyncio.wait_for(asyncio.shield(one.task), 10)
         assert one.committed == 1
+
+
+async def test_a_membership_lost_while_handing_over_leaves_nobody_waiting(
+    broker: FakeBroker,
+) -> None:
+    broker.produce(texts(0))
+    async with worker(broker, Gate("m0"), P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.consumer.refusal = MembershipLostError("gone on without us")
+        await one.consumer.revoke()
+        one.consumer.refusal, one.flow.answer = None, None
+        await one.consumer.assign([P0])
+        await until(lambda: one.committed == 1)
+        assert one.flow.inputs == ["m0", "m0"]
+
+
+async def test_offsets_that_were_set_back_are_read_again_whatever_registers_say(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"b", b"m1")])
+    async with worker(broker, gate, P0) as one, worker(broker, FakeFlow()) as two:
+        await until(lambda: len(broker.sent_to("out")) == 1)
+        await hand_out([(one, []), (two, [P0])])
+        gate.events["m0"].set()
+        await until(lambda: two.committed == 2)
+        assert two.flow.inputs == []
+        await two.consumer.revoke()
+        broker.commits[P0] = Position(0, "")
+        broker.generation += 1
+        await two.consumer.assign([P0])
+        await until(lambda: two.committed == 2)
+        assert two.flow.inputs == ["m0", "m1"]
+        await until(lambda: all(not decode(p.metadata).items for p in broker.registers.values()))
+
+
+async def test_a_trial_that_ends_during_a_rebalance_counts(broker: FakeBroker) -> None:
+    gate = Gate("m100")
+
+    async def answer(request: FlowRequest) -> str:
+        if int(request.input[1:]) < 100:
+            raise refuse(Failure.POISON, 422)
+        return await gate(request)
+
+    broker.produce(texts(*range(102)))
+    made = Worker(broker, FakeFlow(answer), {"concurrency": {"perReplica": 1}})
+    async with made as one:
+        await until(lambda: one.flow.running == 1 and len(one.flow.calls) == 101)
+        await one.consumer.revoke()
+        gate.events["m100"].set()
+        await until(lambda: one.count("in_flight") == 0)
+        await one.consumer.assign([P0])
+        await until(lambda: one.committed == 102)
+
+
+async def test_a_message_that_others_finish_is_no_trial(broker: FakeBroker) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"a", b"m1")])
+
+    async def answer(request: FlowRequest) -> str:
+        if request.input != "m1":
+            raise refuse(Failure.POISON, 422)
+        return request.input
+
+    async with worker(broker, gate, P0) as one, worker(broker, FakeFlow(answer)) as two:
+        await until(lambda: one.flow.running == 1)
+        await hand_out([(one, []), (two, [P0])])
+        broker.produce(texts(*range(2, 102)))
+        await until(lambda: two.engine._parts.trouble.reason == "DeadLetterFlood")
+        gate.events["m0"].set()
+        await until(lambda: two.committed == 102)
+        assert two.flow.inputs[-1] == "m1"
+
+
+async def test_what_can_never_be_told_is_not_tried_for_ever(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "LEASE_SECONDS", 0.1)
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.offsets.refusal = UNWRITABLE
+        revoking = asyncio.create_task(one.consumer.revoke())
+        await until(lambda: one.count('handovers_total{outcome="Waited"}') == 1)
+        registers = one.engine._parts.rebalances._registers
+        assert registers is not None
+        assert registers.speaking
+        gate.events["m0"].set()
+        await revoking
+        await until(lambda: not registers.speaking)
+
+
+async def test_an_end_does_not_wait_longer_than_its_time_for_a_rebalance(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowbinding_worker.assembly.grace_seconds", lambda _: 0.1)
+    broker.produce(texts(0))
+    async with worker(broker, Gate("m0"), P0) as one:
+        await until(lambda: one.flow.running == 1)
+        one.offsets.refusal = UNWRITABLE
+        revoking = asyncio.create_task(one.consumer.revoke())
+        await until(lambda: one.count('handovers_total{outcome="Waited"}') == 1)
+        one.stop.ask()
+        await asyncio.wait_for(asyncio.shield(one.task), 5)
+        await revoking
+        assert broker.produced == []
+
+
+async def test_what_comes_back_begins_with_its_new_share(broker: FakeBroker) -> None:
+    gate = Gate("m0", "m1", "m2", "m3")
+    broker.produce(texts(0, 1, 2, 3))
+    made = Worker(broker, FakeFlow(gate), {"concurrency": {"perReplica": 2, "maxInFlight": 2}})
+    made.consumer.on_start, made.consumer.count = [P0, P1], 2
+    async with made as one:
+        await until(lambda: one.flow.running == 2)
+        await one.consumer.revoke()
+        gate.events["m0"].set()
+        gate.events["m1"].set()
+        await until(lambda: one.count("in_flight") == 0)
+        await one.consumer.assign([P0])
+        assert one.count("in_flight") == 1
+
+
+async def test_what_runs_and_was_told_to_nobody_ends_with_its_partition(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+
+        def stopping(*_: object) -> None:
+            raise KafkaUnavailableError("not a member")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.consumer, "seek", stopping)
+            with pytest.raises(KafkaUnavailableError):
+                await one.consumer.assign([P0])
+        broker.generation += 1
+        await one.consumer.assign([])
+        await until(lambda: one.flow.running == 0)
+        gate.events["m0"].set()
+        await until(lambda: one.count("in_flight") == 0)
+        assert broker.produced == []

@@ -99,10 +99,19 @@ def test_results_carry_the_messages_headers_and_where_it_came_from() -> None:
     ]
 
 
-def test_a_content_type_of_its_own_replaces_the_messages() -> None:
-    message = record(("Content-Type", b"text/csv"), MINE)
-    assert ("Content-Type", b"text/csv") in result_headers(WHO, message)
-    headers = result_headers(WHO, message, "application/cloudevents+json")
-    assert [v for n, v in headers if n.lower() == "content-type"] == [
-        b"application/cloudevents+json"
+DESCRIBING = (("Content-Type", b"text/csv"), ("ce_id", b"1"), ("CE_type", b"asked"))
+
+
+@pytest.mark.parametrize("own", [None, "application/cloudevents+json"])
+def test_what_describes_the_message_does_not_travel_to_its_result(own: str | None) -> None:
+    headers = result_headers(WHO, record(*DESCRIBING, MINE, ("cell", b"7")), own)
+    names = ("flowbinding-binding", "flowbinding-source")
+    assert [h for h in headers if h[0] not in names] == [
+        MINE,
+        ("cell", b"7"),
+        *([("content-type", own.encode())] if own else []),
     ]
+
+
+def test_a_dead_letter_is_still_described_by_the_messages_headers() -> None:
+    assert letter(HeaderStyle.CONNECT, *DESCRIBING)[: len(DESCRIBING)] == list(DESCRIBING)

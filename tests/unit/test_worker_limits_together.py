@@ -26,7 +26,7 @@ def control(per_replica: int = 10, **limits: int) -> FlowControl:
 
 
 def error(failure: Failure, **more: Any) -> ProcessingError:
-    return ProcessingError("no", failure=failure, stage=Stage.CALL, reason="Test", **more)
+    return ProcessingError("no", failure=failure, stage=Stage.CALL, **{"reason": "Test", **more})
 
 
 def begin(made: FlowControl, count: int, now: float = 0.0) -> list[Call]:
@@ -249,21 +249,38 @@ def test_a_clock_that_stands_still_while_the_flow_fails_for_all() -> None:
     assert made.clock(due + 2) == pytest.approx(21.0)
 
 
-def test_calls_that_time_out_count_as_slow_ones() -> None:
-    """A server that is full may answer some calls and keep the others waiting too long."""
+@pytest.mark.parametrize(
+    ("more", "slots"),
+    [
+        ({"reason": "FlowTimeout"}, 70),
+        ({"status": 504}, 70),
+        ({"status": 524}, 70),
+        ({"reason": "FlowUnreachable"}, 100),
+    ],
+)
+def test_calls_that_time_out_count_as_slow_ones(more: dict[str, Any], slots: int) -> None:
+    """A server that is full may answer some calls and keep the others waiting too long.
+
+    A connection that is lost after so long says nothing about how long the answer would have taken.
+    """
     made = control(100)
+    lost = error(Failure.TRANSIENT, outcome_unknown=True, **more)
     now = 0.0
-    for seconds in (1.0, 1.0, *[10.0] * 6):
-        calls = [made.begin(100, now) for _ in range(100)]
+    for seconds in (1.0, 1.0, *[10.0] * 8):
+        slow = [made.begin(100, now) for _ in range(40)]
+        quick = [made.begin(100, now + seconds - 1.0) for _ in range(60)]
         now += seconds
-        for n, call in enumerate(calls):
-            if seconds > 5 and n % 3 == 0:
-                call.failed(error(Failure.TRANSIENT, outcome_unknown=True), now)
+        for n in range(100):
+            if n % 5 >= 2:
+                quick.pop().succeeded(now)
+            elif seconds > 5:
+                slow.pop().failed(lost, now)
             else:
-                call.succeeded(now)
+                slow.pop().succeeded(now)
         if made.slots < 100:
             break
-    assert made.slots == 70
+    assert made.state is State.CLOSED
+    assert made.slots == slots
 
 
 @settings(max_examples=150, deadline=None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -285,8 +287,8 @@ async def test_space_comes_back_a_while_after_the_last_record_is_delivered(
     async with asyncio.timeout(5):
         while spool.bytes:  # noqa: ASYNC110 - not an event
             await asyncio.sleep(0.005)
-    assert files(tmp_path) == []
     await spool.close()
+    assert files(tmp_path) == []
 
 
 async def test_a_full_disk_is_no_reason_to_stop(
@@ -304,6 +306,45 @@ async def test_a_full_disk_is_no_reason_to_stop(
     assert spool.bytes == 0
     await stored(spool, 1)
     await spool.close()
+
+
+def test_a_mark_that_fits_the_disk_in_part_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = SpoolFiles(tmp_path, "group")
+    first, second = encode(entry(1)), encode(entry(2))
+    number = store.write([first, second])
+    [path] = files(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+    try:
+        with pytest.raises(OSError, match="in part"):
+            store.mark(number, [(0, True)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store.mark(number, [(len(first), True)])
+    [(_, _, found)] = store.scan()
+    assert found[2:] == [Found(len(first), delivered=True)]
+    store.close()
+
+
+async def test_files_are_deleted_in_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[threading.Thread] = []
+    delete = SpoolFiles.delete
+
+    def watched(self: SpoolFiles, file: int) -> None:
+        deleted.append(threading.current_thread())
+        delete(self, file)
+
+    monkeypatch.setattr(SpoolFiles, "delete", watched)
+    spool = opened(tmp_path, 4096)
+    [one] = await stored(spool, 1)
+    spool.settle(one, delivered=True)
+    await stored(spool, 2)
+    assert len(files(tmp_path)) == 1, "gone before what takes its place is written"
+    await spool.close()
+    assert len(deleted) == 1
+    assert deleted[0] is not threading.current_thread()
 
 
 async def test_bytes_that_rot_are_found_out_when_read(tmp_path: Path) -> None:
@@ -337,6 +378,27 @@ async def test_broken_files_are_counted_and_the_rest_goes_on(tmp_path: Path) -> 
     assert len(files(tmp_path)) == 1, "nothing of use is left of the others"
     assert list(tmp_path.rglob("*.tmp")) == []
     await again.close()
+
+
+async def test_a_file_that_the_disk_does_not_give_back_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    await stored(spool, 1)
+    await spool.close()
+    broken = Broken()
+
+    def rotten(_: Path, **__: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", rotten)
+        patch.setattr(Path, "unlink", rotten)
+        spool = opened(tmp_path, broken=broken)
+    assert broken.count == 1
+    assert spool.find(record(1)) is None
+    await stored(spool, 2)
+    await spool.close()
 
 
 async def test_one_directory_serves_one_process_and_one_group(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flowbinding_worker import outbox
+from flowbinding_worker import circuit, outbox, work
 from flowbinding_worker.kafka_port import KafkaUnavailableError
-from flowbinding_worker.ports import Failure
+from flowbinding_worker.ports import Failure, FlowRequest
 from flowbinding_worker.tracker import MAX_UNFINISHED
 from worker_fakes import (
     P0,
@@ -72,6 +72,21 @@ async def test_slots_are_free_while_results_wait_and_all_leave_in_order(
     assert len(broker.produced) == 60
     for n in range(5):
         assert of_key(broker, b"k%d" % n) == [b"m%d" % m for m in range(n, 60, 5)]
+
+
+async def test_what_waits_on_disk_is_weighed_with_what_it_holds_in_memory(
+    broker: FakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "MAX_BYTES", 19 * 4096)
+    broker.produce(texts(*range(20)))
+    made = worker(broker, tmp_path)
+    down(made, "out")
+    async with made:
+        await until(lambda: made.count("spool_records") == 20)
+        await until(lambda: made.engine._parts.work.wanted() == {})
+        made.producer.failing.clear()
+        await until(lambda: made.committed == 20)
+        await until(lambda: made.engine._parts.work.wanted() != {})
 
 
 @pytest.mark.parametrize("ordering", ["Key", "Partition", "None"])
@@ -290,3 +305,29 @@ async def test_what_cannot_be_written_before_the_end_is_given_back(
     async with other:
         await until(lambda: other.committed == 2)
     assert broker.sent_to("out") == [b"m0", b"m1"]
+
+
+async def test_a_probe_that_becomes_a_dead_letter_holds_up_no_other(
+    broker: FakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "FIRST_PROBE_SECONDS", 0.02)
+    broker.produce([(None, b'{"message": "good"}'), (None, b"bad")])
+
+    async def once(request: FlowRequest) -> str:
+        if len(flow.calls) == 1:
+            raise refuse(Failure.CONFIGURATION)
+        return request.input
+
+    flow = FakeFlow(once)
+    spec: dict[str, Any] = {
+        "source": {"format": "JSON"},
+        "concurrency": {"perReplica": 1},
+        "output": None,
+    }
+    made = worker(broker, tmp_path, flow, **spec)
+    down(made, DEAD)
+    async with made:
+        await until(lambda: flow.inputs == ["good", "good"])
+        assert made.count("spool_records") == 1
+        made.producer.failing.clear()
+        await until(lambda: made.committed == 2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from flowbinding_worker.ports import Partition, Record
 from flowbinding_worker.retry import Backoff
 from flowbinding_worker.spool import Spool, open_spool
 from flowbinding_worker.spool_codec import Kind, Message
+from flowbinding_worker.spool_files import SpoolFiles
 from flowbinding_worker.tracker import Tracker
 from flowbinding_worker.trouble import Trouble
 
@@ -282,6 +284,57 @@ async def test_a_message_that_comes_again_finds_its_record_still_on_its_way(
     bench.kafka.silent.set()
     await again.done
     assert bench.kafka.values == [b"r1"]
+    await bench.close()
+
+
+async def test_a_record_given_up_while_it_is_stored_can_be_delivered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.kafka.refusing = True
+    disk, write = threading.Event(), SpoolFiles.write
+
+    def slow(files: SpoolFiles, frames: Sequence[bytes]) -> int:
+        assert disk.wait(10)
+        return write(files, frames)
+
+    monkeypatch.setattr(SpoolFiles, "write", slow)
+    delivery = bench.submit(1)
+    await until(lambda: bench.trouble.reason == "OutputUnavailable")
+    delivery.done.cancel()
+    await until(lambda: bench.trouble.reason == "")
+    disk.set()
+    again = job(1)
+    await until(lambda: bench.spool.find(again.record) is not None)
+    bench.kafka.refusing = False
+    stored = bench.spool.find(again.record)
+    assert stored is not None
+    async with asyncio.timeout(10):
+        await bench.outbox.resume(again, stored).done
+    assert bench.kafka.values == [b"r1"]
+    await bench.close()
+
+
+async def test_a_stored_record_that_made_room_is_not_counted_twice(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.kafka.refusing = True
+    bench.submit(1)
+    await until(lambda: bench.released == [1])
+    await bench.close()
+    bench = Bench(tmp_path, limit=4096)
+    again = job(1)
+    stored = bench.spool.find(again.record)
+    assert stored is not None
+    bench.kafka.refusing = True
+    bench.submit(2, key=b"other")
+    await until(lambda: bench.released == [2])
+    delivery = bench.outbox.resume(again, stored)
+    bench.kafka.refusing = False
+    with pytest.raises(ResultLostError):
+        await delivery.done
+    await until(lambda: bench.kafka.values == [b"r2"])
+    await until(lambda: bench.trouble.reason == "")
+    assert bench.spool.waiting[Kind.RESULT] == 0
     await bench.close()
 
 

@@ -257,7 +257,10 @@ class Engine:
         log.info("stopping", running=parts.work.scheduler.running, grace_seconds=grace)
         deadline = time.monotonic() + grace
         await _cancel(intake)
-        left = await parts.rebalances.leave()
+        left = False
+        with contextlib.suppress(TimeoutError):
+            # A rebalance under way may wait for running messages for longer than there is time.
+            left = await within(parts.rebalances.leave(), grace)
         if left:
             await parts.consumer.stop()
         cancelled = await parts.rebalances.finish(max(0.0, deadline - time.monotonic()))

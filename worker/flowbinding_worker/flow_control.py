@@ -204,7 +204,7 @@ class FlowControl:
             self._limiter.restore()
         elif error.failure is Failure.THROTTLE:
             self._limiter.throttled(ticket)
-        elif error.outcome_unknown:
+        elif error.timed_out:
             self._limiter.timed_out(ticket, now)
         else:
             self._limiter.dropped(ticket)

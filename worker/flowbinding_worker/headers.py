@@ -63,18 +63,25 @@ def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:
     return [h for h in headers if not is_ours(h[0])]
 
 
+def _describes(name: str) -> bool:
+    """Whether a header says what a message's value is: its type, or a CloudEvent's attribute."""
+    name = name.lower()
+    return name == "content-type" or name.startswith("ce_")
+
+
 def result_headers(who: Identity, record: Record, content_type: str | None = None) -> Headers:
     """The message's own headers, who ran the flow, and for which message.
+
+    What describes the message's value stays behind: the result is another value.
 
     Args:
         who: Who writes.
         record: The message.
-        content_type: Of the result, in place of the message's own.
+        content_type: Of the result; None for no such header.
     """
     topic, partition = record.partition
-    headers = foreign(record.headers)
+    headers = [h for h in foreign(record.headers) if not _describes(h[0])]
     if content_type is not None:
-        headers = [h for h in headers if h[0].lower() != "content-type"]
         headers.append(("content-type", content_type.encode()))
     return [
         *headers,

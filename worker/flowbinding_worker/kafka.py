@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any
@@ -26,6 +26,7 @@ from aiokafka.errors import (
     RebalanceInProgressError,
     TopicAuthorizationFailedError,
 )
+from aiokafka.protocol.group import LeaveGroupRequest
 
 from flowbinding_api import FlowBinding
 from flowbinding_api.kafka_options import client_options
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS = 30
 STOP_SECONDS = 4
+GOODBYE_SECONDS = 1
 FETCH_BYTES = 256 * 1024
 UNPLACED_SECONDS = 0.02
 """How long to wait for positions after an assignment, before looking at them again."""
@@ -168,7 +170,7 @@ class KafkaConsumer:
         consumer, self._consumer = self._consumer, None
         clean = consumer is None or await _stop(consumer)
         if not clean:
-            log.warning("left without a goodbye: the group notices after the session timeout")
+            log.warning("left in the middle: the group may notice after the session timeout only")
         return clean
 
     async def poll(self, wanted: Mapping[Partition, int], seconds: float) -> Sequence[Batch]:
@@ -372,8 +374,22 @@ async def _stop(consumer: Any) -> bool:
     try:
         await within(consumer.stop(), STOP_SECONDS)
     except (TimeoutError, KafkaError):
+        with suppress(TimeoutError, KafkaError):
+            await within(_say_goodbye(consumer), GOODBYE_SECONDS)
         return False
     return True
+
+
+async def _say_goodbye(consumer: Any) -> None:
+    """Leave the group on the connection for fetches: the other waits for the answer to JoinGroup.
+
+    The group would give partitions to this member, and wait for its session to end.
+    """
+    coordinator = consumer._coordinator
+    if coordinator is not None and coordinator.member_id and coordinator.coordinator_id is not None:
+        request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+        await consumer._client.send(coordinator.coordinator_id, request)
+    await consumer._client.close()
 
 
 @contextmanager

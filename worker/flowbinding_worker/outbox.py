@@ -194,7 +194,7 @@ class Outbox:
     def resume(self, job: Job, stored: Stored) -> Delivery:
         """Deliver a record that is on disk, for a message that has come again."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if isinstance(stored.owner, Delivery):
+        if isinstance(stored.owner, Delivery) and self._holds(stored.owner):
             # It is on its way still, since before the message's partition went and came back.
             stored.owner.done.cancel()
             stored.owner.job, stored.owner.done = job, done
@@ -227,6 +227,10 @@ class Outbox:
             queue = self._queues[topic] = _Queue(topic)
             self._spawn(self._pump(queue))
         return queue
+
+    def _holds(self, delivery: Delivery) -> bool:
+        queue = self._queues.get(delivery.topic)
+        return queue is not None and delivery in queue.members
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -348,6 +352,9 @@ class Outbox:
                 self._spool.settle(stored, delivered=delivery.acknowledged)
             elif not delivery.done.done():
                 delivery.job.release()
+            elif not self._holds(delivery):
+                # Dropped meanwhile: whoever comes for it must not wait for this delivery.
+                stored.owner = None
 
     async def _pump(self, queue: _Queue) -> None:
         """Send what waits for a topic, until nothing does."""

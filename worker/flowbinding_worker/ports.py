@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.reasons import Reason
 from flowbinding_worker.redaction import redact
 
 
@@ -71,6 +72,10 @@ class Stage(StrEnum):
     OUTPUT = "OUTPUT"
 
 
+GATEWAY_TIMEOUTS = frozenset({504, 524})
+"""HTTP statuses of proxies that have waited long enough; 524 is Cloudflare's."""
+
+
 class ProcessingError(FlowBindingError):
     """A message could not be processed.
 
@@ -111,6 +116,11 @@ class ProcessingError(FlowBindingError):
         self.retry_after_seconds = retry_after_seconds
         self.ran = ran
         self.outcome_unknown = outcome_unknown
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the answer took longer than the worker, or a proxy, would wait."""
+        return self.reason == Reason.FLOW_TIMEOUT or self.status in GATEWAY_TIMEOUTS
 
 
 @dataclass(frozen=True, slots=True)

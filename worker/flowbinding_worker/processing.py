@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from enum import StrEnum
 from typing import Any, Protocol
@@ -197,6 +198,14 @@ class Processor:
         except Exception as error:
             call.failed(unexpected(error, called=True), time.monotonic())
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody but the flow's own code has cancelled this: a fault like any other.
+            fault = unexpected(RuntimeError("cancelled by the flow"), called=True)
+            call.failed(fault, time.monotonic())
+            raise fault from None
         finally:
             self._metrics.flow_seconds.observe(time.monotonic() - started)
         call.succeeded(time.monotonic())

@@ -129,7 +129,14 @@ class Handover:
             kept = self._take_back(partitions, generation)
             new = [p for p in partitions if p not in kept]
             known, incoming = await asyncio.gather(self._committed(new), self._said(new))
-            self._work.assign({p: self._tracker(known.get(p)) for p in new}, incoming)
+            trackers = {p: self._tracker((known or {}).get(p)) for p in new}
+            if self._registers is not None and known is not None:
+                # Who hands over has committed. Somebody has set the offset since, or the topic is
+                # another: for messages to run, whatever was said of them.
+                reset = {p: s for p, s in incoming.items() if not trackers[p].continues}
+                self._registers.clear(reset)
+                self._speak.set()
+            self._work.assign(trackers, incoming)
             self._listen.set()
             self.joined.set()
             log.info("partitions assigned", partitions=_names(new), kept=_names(kept))
@@ -261,9 +268,6 @@ class Handover:
             tracker.retire()
         cancelled = await self._work.runs.cancel(trackers)
         self._count("Cancelled", cancelled)
-        for tracker in trackers:
-            if tracker.handed is not None:
-                tracker.handed.free_running()
         return cancelled
 
     def _take_back(self, partitions: Collection[Partition], generation: int) -> set[Partition]:
@@ -286,8 +290,10 @@ class Handover:
         self._handed = [t for t in self._handed if t.handed is not None]
         running = {job.tracker for job in self._work.runs.unsettled(list(gone.values()))}
         for tracker in gone.values():
-            if tracker not in running:
+            # What nobody was told of must not run beside its next owner.
+            if tracker not in running or tracker.handed is None:
                 tracker.retire()
+        self._work.runs.cancel_retired()
         self._work.resume(kept)
         self._work.abandon(list(gone))
         return kept
@@ -372,7 +378,10 @@ class Handover:
     def _count(self, outcome: str, messages: int) -> None:
         self._metrics.handovers.labels(outcome).inc(messages)
 
-    async def _committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
+    async def _committed(
+        self, partitions: Collection[Partition]
+    ) -> Mapping[Partition, Position] | None:
+        """The group's commits; None when they cannot be read."""
         if not partitions:
             return {}
         try:
@@ -381,7 +390,7 @@ class Handover:
             # The consumer asks again for where to fetch from. Only what is done beyond is not
             # known then, and runs again.
             log.warning("commit metadata not read", error=str(error) or "no answer")
-            return {}
+            return None
 
     def _tracker(self, position: Position | None) -> Tracker:
         if position is None:

@@ -206,7 +206,9 @@ class Spool:
                     )
                 elif frame.start in entries:
                     self._recall(entries[frame.start], delivered=frame.delivered)
-            self._delete_if_useless(number)
+            if self._useless(number):
+                self._forget(number)
+                files.delete(number)
 
     def _recall(self, stored: Stored, *, delivered: bool) -> None:
         if not stored.settled:
@@ -316,6 +318,12 @@ class Spool:
         self._timers[number] = loop.call_later(KEEP_SECONDS, self._delete, number)
 
     def _delete(self, number: int) -> None:
+        """Delete a file: at once for us, and on disk before whatever is written from now on."""
+        self._forget(number)
+        if self._store is not None:
+            self._executor().submit(self._store.delete, number)
+
+    def _forget(self, number: int) -> None:
         timer = self._timers.pop(number, None)
         if timer is not None:
             timer.cancel()
@@ -324,9 +332,8 @@ class Spool:
         for stored in file.entries:
             if not stored.settled:
                 self.waiting[stored.kind] -= 1
+            stored.settled, stored.delivered = True, False
             self._unindex(stored)
-        if self._store is not None:
-            self._store.delete(number)
 
     def _complain(self, error: OSError) -> None:
         if not self._complained:
@@ -334,9 +341,13 @@ class Spool:
             log.warning("records cannot be stored on disk", error=str(error))
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor(), call)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """One thread, so that calls take effect in the order in which they were made."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "spool")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return self._thread
 
 
 def _answer(put: _Put, stored: Stored | None) -> None:

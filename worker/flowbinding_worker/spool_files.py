@@ -8,6 +8,7 @@ so that each file can be deleted by itself, in any order, once all its records a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -51,7 +52,11 @@ class SpoolFiles:
     def scan(self) -> Iterator[tuple[int, int, Sequence[Found | None]]]:
         """Number, size in blocks and contents of every file, oldest first."""
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
-            data = path.read_bytes()
+            try:
+                data = path.read_bytes()
+            except OSError:
+                yield int(path.stem), 0, [None]
+                continue
             yield int(path.stem), blocks(len(data)), list(scan(data))
 
     def write(self, frames: Sequence[bytes]) -> int:
@@ -98,12 +103,17 @@ class SpoolFiles:
             contextlib.suppress(FileNotFoundError),
             self._path(file).open("r+b", buffering=0) as opened,
         ):
-            opened.seek(0, os.SEEK_END)
-            opened.write(b"".join(mark(at, delivered=delivered) for at, delivered in marks))
+            end = opened.seek(0, os.SEEK_END)
+            data = b"".join(mark(at, delivered=delivered) for at, delivered in marks)
+            if opened.write(data) != len(data):
+                # Nothing can be found behind half a mark.
+                opened.truncate(end)
+                raise OSError(errno.ENOSPC, "the marks were written in part")
 
     def delete(self, file: int) -> None:
-        """Delete a file."""
-        self._path(file).unlink(missing_ok=True)
+        """Delete a file; on a broken disk it may stay."""
+        with contextlib.suppress(OSError):
+            self._path(file).unlink()
 
     def close(self) -> None:
         """Let another process use the directory."""

@@ -49,6 +49,14 @@ class Tracker:
     def retire(self) -> None:
         """Let nothing be written or committed for its messages any more."""
         self._over = True
+        if self.handed is not None:
+            # Nobody would ever say so otherwise: who was told of them would wait for ever.
+            self.handed.free_running()
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on, and has not got far yet, from where a worker has committed."""
+        return self._before is not None
 
     @property
     def position(self) -> int | None:

@@ -34,6 +34,10 @@ from flowbinding_worker.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
+DEFERRED_BYTES = 4096
+"""What a message whose result waits on disk weighs besides its own size: its task, what it waits
+for, and where the result is. Measured: 4.2 KB."""
+
 
 class Work:
     """The messages of the assigned partitions, and the runs in flight.
@@ -185,6 +189,9 @@ class Work:
             if job.over:
                 # Finished by somebody else while it waited here; those behind it can go on.
                 self.scheduler.finish(job)
+                self._floods.began(job, now)
+                self._floods.skipped(job, now)
+                self._floods.admit(now)
                 continue
             job.release = partial(self._release, job)
             job.answered = partial(self._answered, job)
@@ -212,6 +219,7 @@ class Work:
             self.trackers[partition] = self.suspended.pop(partition)
             self._unblock(partition)
         self.scheduler.resume(partitions)
+        self._share()
         self.dispatch()
 
     def abandon(self, partitions: Collection[Partition]) -> None:
@@ -267,7 +275,7 @@ class Work:
             if due is not None and job.tracker.handed is not None:
                 job.tracker.handed.free(job.record.offset, job.attempts, due)
             if job.deferred:
-                self._deferred_bytes -= job.size
+                self._deferred_bytes -= _deferred_size(job)
                 if due is not None:
                     self._again(job)
             elif due is None:
@@ -289,7 +297,7 @@ class Work:
         except ResultLostError:
             self._again(job)
         finally:
-            self._deferred_bytes -= job.size
+            self._deferred_bytes -= _deferred_size(job)
 
     def _answered(self, job: Job) -> bool:
         free = self.scheduler.answered(job)
@@ -305,14 +313,19 @@ class Work:
 
     def _defer(self, job: Job) -> None:
         job.deferred = True
-        self._deferred_bytes += job.size
+        self._deferred_bytes += _deferred_size(job)
 
     def _again(self, job: Job) -> None:
         """A result that waited on disk cannot be read any more: its message runs once more."""
         if job.tracker.handed is not None:
             job.tracker.handed.free(job.record.offset, job.attempts, 0.0)
-        if job.tracker in (self.trackers.get(job.partition), self.suspended.get(job.partition)):
+        if self._is_ours(job):
+            self._floods.skipped(job, time.monotonic())
             self.scheduler.add(Job(job.record, job.tracker))
+
+    def _is_ours(self, job: Job) -> bool:
+        """Whether its partition is, or may be again as it was."""
+        return job.tracker in (self.trackers.get(job.partition), self.suspended.get(job.partition))
 
     async def _attempt(self, job: Job, call: Call) -> float | None:
         """Process a message; the time of the next attempt, or None when it is done."""
@@ -331,6 +344,9 @@ class Work:
         delay = self._judge(job, call, failure)
         if delay is not None:
             return time.monotonic() + delay
+        # A dead letter may wait for Kafka for hours. A probe that called nothing must not.
+        call.abandoned()
+        self.dispatch()
         self._done(job, await self._processor.bury(job, self._retry.letter(job, failure)))
         return None
 
@@ -367,7 +383,7 @@ class Work:
         if job.tracker.handed is not None:
             job.tracker.handed.done(job.record.offset)
         self._metrics.messages.labels(outcome.value).inc()
-        if self.trackers.get(job.partition) is job.tracker:
+        if self._is_ours(job):
             self._note(job, outcome)
 
     def _note(self, job: Job, outcome: Outcome) -> None:
@@ -441,6 +457,11 @@ class Work:
         if due := [at for at in times if at is not None]:
             delay = max(0.0, min(due) - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
+
+
+def _deferred_size(job: Job) -> int:
+    """Bytes of memory that a message takes while its result waits on disk, about."""
+    return job.size + DEFERRED_BYTES
 
 
 def _part(partition: Partition) -> str:

@@ -11,14 +11,17 @@ The policy, with P partitions, a service time of S seconds and C slots, so that 
 mu = C / S messages a second:
 
 - `rates`: what arrives as a flow, fast and slow; a lone burst is a backlog and no flow.
-- `demand`: messages a second that are to be done, the larger of the flow with headroom, and the
-  flow plus what it takes to work off the backlog within targetLagSeconds. The larger, not the sum:
-  headroom drains a backlog already. What is in flight is no backlog: of what arrives, the last S
-  seconds are (Little's law), see docs/decisions/0008-work-in-flight-is-no-backlog.md. No partition
-  counts for more than one worker can do of it; what is stuck does not count at all.
+- `demand`: messages a second that are to be done, the largest of the flow with headroom, what it
+  takes for a message that comes now to begin within targetLagSeconds, and the flow plus a slow
+  drain of the backlog; see docs/decisions/0012-a-backlog-may-wait-not-stay.md. What is in flight is
+  no backlog: of what arrives, the last S seconds are (Little's law), see
+  docs/decisions/0008-work-in-flight-is-no-backlog.md. No partition counts for more than one worker
+  can do of it; what is stuck does not count at all.
 - `levels`: Kafka gives whole partitions to workers, so the busiest worker holds ceil(P / N) of them
   and N is useful only if it lowers that number. The smallest such N that meets the demand.
-- `saturation`: no more workers once more of them only made the backend slower.
+- `saturation`: no more workers once more of them only made the backend slower (compare Flink's
+  "ineffective scaling"; that a true rate can be measured at any load is from DS2, Kalavri et al.,
+  OSDI 2018).
 - `damping`: up at once and in one step; down to the highest need within a window; to zero after
   some quiet; policies in the HorizontalPodAutoscaler's shape limit the speed.
 - `schedules`: other bounds at certain times.

@@ -117,7 +117,7 @@ class History:
             self.partitions.observe(sample.time, sample.ends, sample.done, working=working)
         self._forget_before(sample.time)
         self.samples.append(sample)
-        self.saturation.observe(sample, self.replicas)
+        self.saturation.observe(sample, self.replicas, self.seconds_per_message)
 
     def remember(self, decision: Decision, behavior: Behavior) -> None:
         """Add what a decision wanted, for later stabilisation over the windows of `behavior`."""

@@ -18,8 +18,10 @@ MEASURE_SECONDS = 60.0
 """Over which what gets done is counted."""
 GAIN = 0.25
 """Less of the expected gain than this is hardly any."""
-SLOWER = 0.5
+SLOWER = 0.3
 """A run has to take longer by this share of what the number of workers rose by."""
+SLOWEST = 0.5
+"""And by this in any case: less may be noise, and taking noise for a full backend costs time."""
 RETRY_SECONDS = 600.0
 """After which more workers may be tried again."""
 
@@ -31,6 +33,7 @@ class Work:
     Attributes:
         done: Messages done since ever.
         waiting: Messages not done.
+        able: Messages a second that all slots together could do; 0 while unknown.
     """
 
     time: float
@@ -38,6 +41,7 @@ class Work:
     waiting: int
     workers: int
     seconds: float | None
+    able: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Trial:
     """A scale-up that is being judged.
 
     Attributes:
-        rate: Messages a second that were done before.
+        rate: Messages a second that were done before, or could have been.
         seconds: That a run took before.
         complete_at: When all workers were up; None before.
     """
@@ -79,16 +83,15 @@ class Saturation:
         self.full_since = self._trial = None
         self._work.clear()
 
-    def observe(self, sample: Sample, replicas: int | None) -> None:
-        """Take in a sample, seen while `replicas` are set to run."""
+    def observe(self, sample: Sample, replicas: int | None, seconds: float | None) -> None:
+        """Take in a sample, seen while `replicas` are set to run and a run takes `seconds`."""
         unfinished = sample.unfinished
         if sample.end is None or unfinished is None or sample.workers is None:
-            self.clear()
-            self._before = replicas
+            # A look that failed says nothing; `_begin` sees later what has changed meanwhile.
             return
         done = sample.end - unfinished
-        seconds = sample.seconds_per_message
-        work = Work(sample.time, done, unfinished, sample.workers, seconds)
+        able = sample.workers * sample.slots / seconds if sample.slots and seconds else 0.0
+        work = Work(sample.time, done, unfinished, sample.workers, seconds, able)
         while len(self._work) > 1 and self._work[1].time <= sample.time - MEASURE_SECONDS:
             self._work.popleft()
         self._work.append(work)
@@ -126,14 +129,11 @@ class Saturation:
         before, self._before = self._before, replicas
         if replicas is None or before is None or replicas == before:
             return
-        trial, self._trial = self._trial, None
-        if replicas < before:
-            return
-        if trial is not None:
-            # One scale-up in several steps.
-            self._trial = Trial(trial.workers, replicas, trial.rate, trial.seconds)
-        elif before > 0 and work.seconds is not None and self._rate() > 0:
-            self._trial = Trial(before, replicas, self._rate(), work.seconds)
+        self._trial = None
+        rate = max(self._rate(), work.able)
+        if replicas > before and work.workers > 0 and work.seconds and rate > 0:
+            # Compared with what is up now: of several steps in a row, the last one counts.
+            self._trial = Trial(work.workers, replicas, rate, work.seconds)
 
     def _judge(self, work: Work) -> None:
         trial = self._trial
@@ -152,7 +152,7 @@ class Saturation:
         gained = self._rate() / trial.rate - 1
         slower = work.seconds / trial.seconds - 1
         starved = self.least_waiting < work.workers
-        if not starved and gained < GAIN * growth and slower > SLOWER * growth:
+        if not starved and gained < GAIN * growth and slower > max(SLOWEST, SLOWER * growth):
             self.full_since = work.time
             self.rate, self.seconds = self._rate(), trial.seconds
 

@@ -54,7 +54,7 @@ async def test_messages_of_a_chain_neither_overlap_nor_overtake(
     source = await topic(PARTITIONS)
     draw = random.Random(7)
     longest = 0.5 if mode == "Key" else 0.1
-    count = 500 if mode == "Key" else 200
+    count = 300 if mode == "Key" else 200
 
     async def answer(call: Call) -> web.Response | None:
         await asyncio.sleep(draw.uniform(0, longest))

@@ -30,13 +30,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.ports import Failure, ProcessingError, Stage
+from flowbinding_worker.ports import GATEWAY_TIMEOUTS, Failure, ProcessingError, Stage
+from flowbinding_worker.redaction import redact
 
 _POISON = frozenset({400, 413, 414, 415, 422, 431})
 _TRANSIENT = frozenset({408, 409, 425})
 _GATEWAY = frozenset({502, 504, 520, 521, 522, 523, 524})
 _THROTTLE = frozenset({429, 503, 529})
-_OUTCOME_UNKNOWN = frozenset({504, 524})
 
 # Words of providers' limits, each with its context: an error may quote the message that was
 # processed, and an amount of 429 must not make that message wait for ever.
@@ -159,7 +159,7 @@ def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
         retry_after_seconds=asked,
         # A 404 that is transient comes from inside a component.
         ran=answer.status == 500 or (answer.status == 404 and failure is not Failure.CONFIGURATION),
-        outcome_unknown=answer.status in _OUTCOME_UNKNOWN,
+        outcome_unknown=answer.status in GATEWAY_TIMEOUTS,
     )
 
 
@@ -282,4 +282,5 @@ def _without_query(location: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:1000]
+    # Before it is cut: half a secret would not be known again.
+    return " ".join(redact(text).split())[:1000]

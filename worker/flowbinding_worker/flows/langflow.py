@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import urllib.parse
@@ -25,10 +26,17 @@ from flowbinding_worker.flows.classify import (
     unreachable,
 )
 from flowbinding_worker.flows.extract import Answers
-from flowbinding_worker.flows.transport import CONNECT_SECONDS, make_transport
+from flowbinding_worker.flows.transport import make_transport
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
+from flowbinding_worker.redaction import redact
+
+CONNECT_SHARE = 0.9
+"""Of a call's time, for a connection at most: without one, nothing was asked for."""
 
 _JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+_SECRET_PARTS = re.compile(r"(?<=://)[^/@\s]*(?=@)|(?<=\?)[^\s'\")]+")
+"""User, password and query of URLs, which aiohttp's errors quote."""
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Langflow's answers are about six times their text."""
@@ -88,7 +96,7 @@ class LangflowFlow:
                 answer = await _post(transport, self._url, body, headers)
         except TimeoutError:
             raise timed_out(self._flow.timeout_seconds) from None
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise _transport_failure(self._server(), error) from None
         return self._result(answer)
 
@@ -102,7 +110,9 @@ class LangflowFlow:
         if self._transport is None:
             server = self._server()
             self._url = self._run_url()
-            self._transport = self._given or make_transport(server, self._slots)
+            self._transport = self._given or make_transport(
+                server, self._slots, CONNECT_SHARE * self._flow.timeout_seconds
+            )
         return self._transport
 
     def _server(self) -> httpx.URL:
@@ -130,7 +140,14 @@ class LangflowFlow:
         ref = self._flow.api_key_secret_ref
         if ref is not None:
             raw = self._files.secret(ref, "spec.flow.apiKeySecretRef")
-            headers[self._flow.api_key_header] = _api_key(raw)
+            key = headers[self._flow.api_key_header] = _api_key(raw)
+            # `Bearer <token>` is a secret, and the token alone is one.
+            redact.learn(key.rpartition(" ")[2])
+            if self._flow.api_key_header.lower() == "authorization" and self._url.userinfo:
+                raise misconfigured(
+                    "spec.flow.url: its user and password travel in the header Authorization, which"
+                    " spec.flow.apiKeyHeader names as well; remove one of them"
+                )
         return headers
 
     def _body(self, request: FlowRequest) -> bytes:
@@ -254,6 +271,13 @@ def _transport_failure(server: httpx.URL, error: Exception) -> ProcessingError:
     if isinstance(cause, aiohttp.ClientConnectorError):
         return unreachable(f"{place}: cannot connect: {cause.strerror or cause.os_error}")
     if isinstance(cause, aiohttp.ServerTimeoutError):
-        return unreachable(f"{place}: no connection within {CONNECT_SECONDS:g} s")
-    what = str(cause) or type(cause).__name__
+        return unreachable(f"{place}: no connection in time")
+    what = _SECRET_PARTS.sub("***", str(cause) or type(cause).__name__)
+    if isinstance(cause, aiohttp.ClientHttpProxyError):
+        what = f"{place}: the proxy answered {cause.status} {cause.message}"
+        if cause.status >= 500 or cause.status == 429:
+            return unreachable(what)
+        return misconfigured(f"{what}; check HTTPS_PROXY", Reason.FLOW_UNREACHABLE)
+    if isinstance(error, httpx.DecodingError):
+        return unreachable(f"{place}: broken answer ({what})", outcome_unknown=True)
     return unreachable(f"{place}: connection lost ({what}); outcome unknown", outcome_unknown=True)

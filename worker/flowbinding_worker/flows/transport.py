@@ -7,6 +7,7 @@ cookies, no HTTP/2.
 
 from __future__ import annotations
 
+import math
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator
@@ -14,8 +15,12 @@ from collections.abc import AsyncIterator
 import aiohttp
 import httpx
 
+from flowbinding_worker.redaction import redact
+
 CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 75.0
+KEEPALIVE_SECONDS = 1.5
+"""Less than servers wait (gunicorn 2 s, uvicorn 5 s): a request on a connection that the server is
+closing fails, and nobody knows then whether it ran."""
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -28,14 +33,20 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         connections: To keep at most.
         context: TLS.
         proxy: URL of a proxy, if any.
+        connect_seconds: How long a connection may take, with the name's resolution and TLS.
     """
 
     def __init__(
-        self, connections: int, context: ssl.SSLContext, proxy: httpx.URL | None = None
+        self,
+        connections: int,
+        context: ssl.SSLContext,
+        proxy: httpx.URL | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self._connections = connections
         self._context = context
         self._proxy = None if proxy is None else str(proxy)
+        self._connect_seconds = connect_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -74,7 +85,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             # One message's cookies must not travel with another's.
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            # Exactly: aiohttp would round up to whole seconds.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._connect_seconds, ceil_threshold=math.inf
+            ),
         )
 
 
@@ -103,12 +117,14 @@ class _Body(httpx.AsyncByteStream):
         self._response.release()
 
 
-def make_transport(server: httpx.URL, slots: int) -> AiohttpTransport:
+def make_transport(server: httpx.URL, slots: int, most_seconds: float) -> AiohttpTransport:
     """A transport to one server, for so many calls at once.
 
-    Proxies of the environment (HTTPS_PROXY, NO_PROXY) are looked up once.
+    Proxies of the environment (HTTPS_PROXY, NO_PROXY) are looked up once. A connection may take
+    `CONNECT_SECONDS`, and no more than `most_seconds`.
     """
-    return AiohttpTransport(slots, httpx.create_ssl_context(), _proxy(server))
+    proxy, seconds = _proxy(server), min(CONNECT_SECONDS, most_seconds)
+    return AiohttpTransport(slots, httpx.create_ssl_context(), proxy, seconds)
 
 
 def _proxy(server: httpx.URL) -> httpx.URL | None:
@@ -116,6 +132,7 @@ def _proxy(server: httpx.URL) -> httpx.URL | None:
     found = proxies.get(server.scheme) or proxies.get("all")
     if not found or urllib.request.proxy_bypass(server.host):
         return None
+    redact.learn_url(found)
     return httpx.URL(found)
 
 

@@ -140,6 +140,12 @@ class Incoming:
         }
         return next((lane for lane in range(LANES) if lane not in taken), None)
 
-    def forget(self) -> None:
-        """Nothing that was said holds: the writers are gone, or the partition was made anew."""
+    def forget(self) -> set[int]:
+        """Nothing that was said holds: the writers are gone, or the partition was made anew.
+
+        Returns:
+            Registers in which something was said.
+        """
+        lanes = {lane for (lane, _), seen in self._seen.items() if seen.entry.items}
         self._seen.clear()
+        return lanes

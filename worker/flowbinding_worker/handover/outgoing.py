@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from flowbinding_worker.handover import BEAT_SECONDS, FENCE_SECONDS
+from flowbinding_worker.handover import BEAT_SECONDS, FENCE_SECONDS, LEASE_SECONDS
 from flowbinding_worker.handover.entry import Item, State
 
 
@@ -31,6 +31,7 @@ class Outgoing:
             if item.state is State.FREE
         }
         self._clock = clock
+        self._opened_at = now
         self._version = 1
         self._written = 0
         self._sent_at = -math.inf
@@ -53,8 +54,12 @@ class Outgoing:
 
     @property
     def settled(self) -> bool:
-        """Whether all of them are over, and others can know it."""
-        return self._written == self._version and not self.running
+        """Whether all of them are over, and others can know it.
+
+        Or need not: whoever has read what was never acknowledged has given it up by now.
+        """
+        vain = not self.covered and self._clock() - self._opened_at >= LEASE_SECONDS
+        return (vain or self._written == self._version) and not self.running
 
     @property
     def due(self) -> bool:

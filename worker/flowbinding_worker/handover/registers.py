@@ -71,6 +71,16 @@ class Registers:
         """Say something from now on, with each `flush`, until it is settled or expires."""
         self._outgoing[partition, lane] = outgoing
 
+    def clear(self, incoming: Mapping[Partition, Incoming]) -> None:
+        """Forget what was read, and empty these registers with the next `flush`.
+
+        Except those in which this worker has something to say itself.
+        """
+        for partition, said in incoming.items():
+            for lane in said.forget():
+                self._metrics.metadata_ignored.inc()
+                self._outgoing.setdefault((partition, lane), Outgoing({}, self._clock))
+
     async def flush(self) -> None:
         """Write what is due; what fails is tried again by the next."""
         async with self._lock:
