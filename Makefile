@@ -86,7 +86,7 @@ unit: install ## Fast tests without any server
 .PHONY: integration
 # They wait more than they work: four at once. Tests that share a real engine stay together.
 integration: install ## Worker and lag client on a real broker, flows on real engines
-	@$(BIN)/pytest -n 4 --dist loadgroup tests/integration
+	@$(BIN)/pytest -n 5 --dist loadgroup tests/integration
 
 .PHONY: e2e
 e2e: install ## Operator, chart and CRD on a real API server

@@ -29,9 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in TIERS:
             if tier in item.path.relative_to(ROOT / "tests").parts:
                 item.add_marker(tier)
-        if item.path.name == "test_flow_langflow.py":
-            # One process has the server, instead of each its own.
-            item.add_marker(pytest.mark.xdist_group("langflow"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
