@@ -46,9 +46,7 @@ class OutputKey:
         return encode(_FIELD, self._text.render(variables))
 
 
-def default_value(
-    binding: FlowBinding, record: Record, request: FlowRequest, answer: Any
-) -> bytes:
+def default_value(binding: FlowBinding, record: Record, request: FlowRequest, answer: Any) -> bytes:
     """The value without a template or an envelope: the answer, and where it comes from.
 
     `timestamp` is the message's own, as in templates, so that a repeated run gives the same record.
