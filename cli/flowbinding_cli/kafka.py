@@ -18,6 +18,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError, ProducerFenced, for_code
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.kafka_options import MAX_RECORD_BYTES, null_serializer
 from flowbinding_api.reasons import Reason
 
 CONNECT_SECONDS = 15
@@ -27,7 +28,6 @@ COORDINATOR_SECONDS = 20
 TRANSACTION_SECONDS = 20
 """After so long Kafka ends the transaction of a dead process, for which readers of committed
 records wait."""
-MAX_RECORD_BYTES = 64 * 1024 * 1024
 CLIENT_ID = "flowbinding-cli"
 DEFAULT_RETENTION_MINUTES = 10_080
 """Kafka's own offsets.retention.minutes, for users who may not read the broker's."""
@@ -62,17 +62,6 @@ def told(what: str) -> Iterator[None]:
     except (KafkaError, TimeoutError, OSError) as error:
         text = str(error) or type(error).__name__
         raise KafkaTroubleError(f"{what}: {text}") from None
-
-
-class _Null:
-    """Stands for None: aiokafka's send() refuses a record whose key and value are both null."""
-
-
-NULL = _Null()
-
-
-def _bytes(value: bytes | _Null | None) -> bytes | None:
-    return None if isinstance(value, _Null) else value
 
 
 class Cluster:
@@ -222,8 +211,8 @@ class Cluster:
             max_request_size=MAX_RECORD_BYTES,
             transactional_id=transactional_id,
             transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
-            key_serializer=_bytes,
-            value_serializer=_bytes,
+            key_serializer=null_serializer,
+            value_serializer=null_serializer,
         )
         with told("connecting to write"):
             try:

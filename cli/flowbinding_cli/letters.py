@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.headers import PREFIXES, SPRING_PREFIX
 
-CONNECT_PREFIX = "__connect.errors."
-SPRING_PREFIX = "kafka_dlt-"
-"""Spring's names, whose numbers are big-endian bytes (`deadLetter.headerStyle`)."""
-OWN_PREFIX = "flowbinding-"
-RESULT_BINDING = f"{OWN_PREFIX}binding"
-RESULT_SOURCE = f"{OWN_PREFIX}source"
-
-PREFIXES = (CONNECT_PREFIX, SPRING_PREFIX, OWN_PREFIX)
 SPRING_NUMBERS = ("original-partition", "original-offset", "original-timestamp")
 
 Headers = Sequence[tuple[str, bytes | None]]

@@ -15,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.kafka_options import NULL
 from flowbinding_cli import messages, options
-from flowbinding_cli.kafka import NULL, Cluster, KafkaTroubleError, told
+from flowbinding_cli.kafka import Cluster, KafkaTroubleError, told
 from flowbinding_cli.messages import Message, Text
 from flowbinding_cli.output import Format, bar, emit, stdout, table
 from flowbinding_cli.target import STDIN, Target, checked_servers

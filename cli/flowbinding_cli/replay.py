@@ -19,7 +19,8 @@ from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata
 
 from flowbinding_api.errors import FlowBindingError
-from flowbinding_cli.kafka import NULL, Cluster, KafkaTroubleError, told
+from flowbinding_api.kafka_options import NULL
+from flowbinding_cli.kafka import Cluster, KafkaTroubleError, told
 from flowbinding_cli.letters import DeadLetter, Filter
 from flowbinding_cli.progress import Ledger
 from flowbinding_cli.scan import Old, OnScan, Scope, forgotten_text, scanning

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.headers import RESULT_BINDING, RESULT_SOURCE
 from flowbinding_cli import options
 from flowbinding_cli.kafka import Cluster, Offsets, Reader
-from flowbinding_cli.letters import RESULT_BINDING, RESULT_SOURCE, iso
+from flowbinding_cli.letters import iso
 from flowbinding_cli.output import Format, flat, readable, stdout
 from flowbinding_cli.scan import letter_of
 

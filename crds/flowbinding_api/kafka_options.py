@@ -18,6 +18,22 @@ from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, Sasl, Tls
 
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+"""Far above any sensible topic's limit: the broker decides what is too large."""
+
+
+class _Null:
+    """Stands for None: aiokafka's send() refuses a record whose key and value are both null."""
+
+
+NULL = _Null()
+
+
+def null_serializer(value: bytes | _Null | None) -> bytes | None:
+    """For aiokafka's producers: makes None of `NULL`, and leaves bytes as they are."""
+    return None if isinstance(value, _Null) else value
+
+
 SecretReader = Callable[[SecretKeyRef], bytes]
 """Gives the bytes of one key of a Secret, or raises `FlowBindingError`."""
 

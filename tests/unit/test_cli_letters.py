@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.headers import RESULT_BINDING, RESULT_SOURCE
 from flowbinding_api.spec import HeaderStyle
 from flowbinding_cli.letters import (
-    RESULT_BINDING,
-    RESULT_SOURCE,
     DeadLetter,
     Filter,
     Source,

@@ -249,7 +249,7 @@ async def test_a_producer_closed_in_a_hurry_leaves_nobody_waiting(
     async def hanging(_: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("flowbinding_worker.kafka_producer._close", hanging)
+    monkeypatch.setattr("flowbinding_worker.kafka_producer.close", hanging)
     producer = KafkaProducer(dict, "c")
     producer._connection = connection = _Connection(None)
     early = asyncio.create_task(connection.outlasting(asyncio.Future()))

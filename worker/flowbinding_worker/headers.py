@@ -14,14 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.headers import (
+    CONNECT_PREFIX,
+    OWN_PREFIX,
+    RESULT_BINDING,
+    RESULT_SOURCE,
+    SPRING_PREFIX,
+    is_ours,
+)
 from flowbinding_api.spec import HeaderStyle
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka_port import Headers
 from flowbinding_worker.ports import ProcessingError, Record
 
-CONNECT_PREFIX = "__connect.errors."
-SPRING_PREFIX = "kafka_dlt-"
-OWN_PREFIX = "flowbinding-"
 MAX_TRACE = 4096
 MAX_RESPONSE = 2048
 TRACES = (f"{CONNECT_PREFIX}exception.stacktrace", f"{SPRING_PREFIX}exception-stacktrace")
@@ -53,11 +58,6 @@ class Identity:
         return cls(binding.key, instance, binding.consumer_group, flow.id or "", flow.backend.value)
 
 
-def is_ours(name: str) -> bool:
-    """Whether a header is one that dead letters and results are given."""
-    return name.startswith((CONNECT_PREFIX, SPRING_PREFIX, OWN_PREFIX))
-
-
 def foreign(headers: Headers) -> list[tuple[str, bytes | None]]:
     """The headers that are not ours: a message that comes by twice does not collect them."""
     return [h for h in headers if not is_ours(h[0])]
@@ -85,8 +85,8 @@ def result_headers(who: Identity, record: Record, content_type: str | None = Non
         headers.append(("content-type", content_type.encode()))
     return [
         *headers,
-        (f"{OWN_PREFIX}binding", who.binding.encode()),
-        (f"{OWN_PREFIX}source", f"{topic}-{partition}-{record.offset}".encode()),
+        (RESULT_BINDING, who.binding.encode()),
+        (RESULT_SOURCE, f"{topic}-{partition}-{record.offset}".encode()),
     ]
 
 

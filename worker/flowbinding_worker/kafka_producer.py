@@ -17,6 +17,7 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import DefaultPartitioner
 
+from flowbinding_api.kafka_options import MAX_RECORD_BYTES, NULL, null_serializer
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.kafka_port import Headers, KafkaUnavailableError, RecordTooLargeError
 from flowbinding_worker.waiting import within
@@ -24,22 +25,8 @@ from flowbinding_worker.waiting import within
 CONNECT_SECONDS = 15
 TOPIC_SECONDS = 3
 STOP_SECONDS = 2
-MAX_RECORD_BYTES = 64 * 1024 * 1024
-"""Far above any sensible topic's limit: the broker decides what is too large."""
-
 
 _PARTITIONER = DefaultPartitioner()
-
-
-class _Null:
-    """Stands for None: aiokafka's send() refuses a record whose key and value are both null."""
-
-
-_NULL = _Null()
-
-
-def _bytes(value: bytes | _Null | None) -> bytes | None:
-    return None if isinstance(value, _Null) else value
 
 
 class KafkaProducer:
@@ -74,7 +61,7 @@ class KafkaProducer:
     ) -> None:
         """Write one record and wait for its acknowledgement; see `ProducerPort`."""
         try:
-            await self._write(_among_others, topic, key, value, headers, partition)
+            await self._write(among_others, topic, key, value, headers, partition)
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             # A topic's limit is one for batches: the record may only have been in bad company.
             try:
@@ -94,7 +81,7 @@ class KafkaProducer:
         connection = await self._connected()
         producer = connection.producer
         try:
-            number = await _number(producer, topic, key, partition)
+            number = await partition_for(producer, topic, key, partition)
             sent = await send(producer, topic, number, key, value, headers)
             await connection.outlasting(sent)
         except TopicAuthorizationFailedError:
@@ -133,16 +120,16 @@ class KafkaProducer:
             max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=CONNECT_SECONDS * 1000,
             metadata_max_age_ms=60_000,
-            key_serializer=_bytes,
-            value_serializer=_bytes,
+            key_serializer=null_serializer,
+            value_serializer=null_serializer,
         )
         try:
             await within(producer.start(), CONNECT_SECONDS)
         except (KafkaError, TimeoutError, OSError) as error:
-            await _close(producer)
+            await close(producer)
             raise KafkaUnavailableError(str(error) or "Kafka does not answer") from None
         except BaseException:
-            await _close(producer)
+            await close(producer)
             raise
         return producer
 
@@ -155,7 +142,7 @@ class KafkaProducer:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                await _close(connection.producer)
+                await close(connection.producer)
             finally:
                 # Also when cancelled meanwhile.
                 connection.gone()
@@ -196,13 +183,14 @@ _Send = Callable[
 ]
 
 
-async def _among_others(
+async def among_others(
     producer: Any, topic: str, number: int, key: bytes | None, value: bytes | None, headers: Headers
 ) -> Any:
+    """Write a record in a batch with others; returns what is resolved by its acknowledgement."""
     return await producer.send(
         topic,
-        key=_NULL if key is None else key,
-        value=_NULL if value is None else value,
+        key=NULL if key is None else key,
+        value=NULL if value is None else value,
         headers=list(headers),
         partition=number,
     )
@@ -217,7 +205,7 @@ async def _alone(
     return await producer.send_batch(batch, topic, partition=number)
 
 
-async def _number(producer: Any, topic: str, key: bytes | None, partition: int | None) -> int:
+async def partition_for(producer: Any, topic: str, key: bytes | None, partition: int | None) -> int:
     """The partition that a record goes to."""
     cluster = producer.client.cluster
     known = cluster.partitions_for_topic(topic)
@@ -229,7 +217,8 @@ async def _number(producer: Any, topic: str, key: bytes | None, partition: int |
     return int(_PARTITIONER(key, sorted(known), list(available or ())))
 
 
-async def _close(producer: Any) -> None:
+async def close(producer: Any) -> None:
+    """Stop a producer, within bounds."""
     try:
         await within(producer.stop(), STOP_SECONDS)
     except (TimeoutError, KafkaError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.headers import is_ours
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Envelope
 from flowbinding_worker.headers import (
@@ -18,7 +19,6 @@ from flowbinding_worker.headers import (
     TRUNCATED,
     Identity,
     dead_letter_headers,
-    is_ours,
     result_headers,
 )
 from flowbinding_worker.job import Job

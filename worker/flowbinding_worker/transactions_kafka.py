@@ -26,15 +26,10 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
+from flowbinding_api.kafka_options import MAX_RECORD_BYTES, null_serializer
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.kafka_port import KafkaUnavailableError, Position, RecordTooLargeError
-from flowbinding_worker.kafka_producer import (
-    MAX_RECORD_BYTES,
-    _among_others,
-    _bytes,
-    _close,
-    _number,
-)
+from flowbinding_worker.kafka_producer import among_others, close, partition_for
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.spool_codec import Message
 from flowbinding_worker.transactions_offsets import UNSTABLE, StableOffsetFetch, answer_of
@@ -112,7 +107,7 @@ class KafkaTransactions:
         """Disconnect; see `TransactionPort`."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _close(producer)
+            await close(producer)
             _hush(producer)
 
     def _make(self) -> Any:
@@ -126,8 +121,8 @@ class KafkaTransactions:
             max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=OPEN_SECONDS * 1000,
             metadata_max_age_ms=300_000,
-            key_serializer=_bytes,
-            value_serializer=_bytes,
+            key_serializer=null_serializer,
+            value_serializer=null_serializer,
         )
 
     async def _committed(self) -> Position | None:
@@ -155,7 +150,7 @@ class KafkaTransactions:
 async def _placed(producer: Any, record: Message) -> int:
     """The partition that a record goes to."""
     try:
-        return await _number(producer, record.topic, record.key, record.partition)
+        return await partition_for(producer, record.topic, record.key, record.partition)
     except TopicAuthorizationFailedError:
         raise _unauthorized(record.topic) from None
     except (TimeoutError, UnknownTopicOrPartitionError):
@@ -173,7 +168,7 @@ async def _sent(
     sent: list[asyncio.Future[Any]] = []
     try:
         for r, number in placed:
-            sent.append(await _among_others(producer, r.topic, number, r.key, r.value, r.headers))
+            sent.append(await among_others(producer, r.topic, number, r.key, r.value, r.headers))
     except BaseException:
         for future in sent:
             future.cancel()
