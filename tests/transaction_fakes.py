@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from flowbinding_worker.delivery.spool_codec import Message
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position, RecordTooLargeError
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position, RecordTooLargeError
 from flowbinding_worker.ports import Partition, Record
-from flowbinding_worker.spool_codec import Message
 from flowbinding_worker.tracker import Tracker
-from flowbinding_worker.transactions_lane import Waiting
-from flowbinding_worker.transactions_port import TopicRefusedError
+from flowbinding_worker.transactions.lane import Waiting
+from flowbinding_worker.transactions.port import TopicRefusedError
 
 P0 = Partition("in", 0)
 

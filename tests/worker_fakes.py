@@ -13,10 +13,11 @@ from typing import Any, cast
 from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.offsets import Figures, decode
 from flowbinding_worker.assembly import compose
+from flowbinding_worker.control.flow_control import Call
+from flowbinding_worker.delivery.spool import Stored, open_spool
 from flowbinding_worker.engine import Engine, Stop
-from flowbinding_worker.flow_control import Call
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka.port import (
     Batch,
     Headers,
     KafkaUnavailableError,
@@ -36,7 +37,6 @@ from flowbinding_worker.ports import (
     Stage,
 )
 from flowbinding_worker.processing import Outcome, Processor
-from flowbinding_worker.spool import Stored, open_spool
 from manifests import manifest, merge
 
 P0, P1 = Partition("in", 0), Partition("in", 1)
@@ -257,7 +257,7 @@ class FakeProducer:
         headers: Headers,
         partition: int | None = None,
     ) -> None:
-        from flowbinding_worker.kafka_port import RecordTooLargeError
+        from flowbinding_worker.kafka.port import RecordTooLargeError
 
         await asyncio.sleep(0)
         if self.gate is not None:

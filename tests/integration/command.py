@@ -15,7 +15,7 @@ import yaml
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from flowbinding_cli.scan import REPLAY_SUFFIX
-from flowbinding_worker import headers
+from flowbinding_worker.delivery import headers
 from flowbinding_worker.job import Job
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
 from flowbinding_worker.tracker import Tracker

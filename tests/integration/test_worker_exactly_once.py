@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 from aiokafka import ConsumerRecord, TopicPartition
 
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position
+from flowbinding_worker.delivery.spool_codec import Message as Outgoing
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position
 from flowbinding_worker.ports import Partition
-from flowbinding_worker.spool_codec import Message as Outgoing
-from flowbinding_worker.transactions_kafka import KafkaTransactions
+from flowbinding_worker.transactions.kafka import KafkaTransactions
 from integration.flow_server import Call, FlowServer, refused
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import Message, TopicFactory, committed, create_topics, evict, lag, produce, read_all

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from flowbinding_worker.kafka_producer import KafkaProducer
+from flowbinding_worker.kafka.producer import KafkaProducer
 from integration.flow_server import Call, FlowServer, flow_server, refused
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import TopicFactory, create_topics, delete_topics, lag, produce, read_all, read_until

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 
 from flowbinding_api import parse_binding
-from flowbinding_worker.flood import ENOUGH
-from flowbinding_worker.kafka import ConsumerSettings, KafkaConsumer
-from flowbinding_worker.kafka_port import KafkaUnavailableError
+from flowbinding_worker.control.flood import ENOUGH
+from flowbinding_worker.kafka.consumer import ConsumerSettings, KafkaConsumer
+from flowbinding_worker.kafka.port import KafkaUnavailableError
 from integration.flow_server import Call, FlowServer, refused
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import TopicFactory, create_topics, lag, produce, read_all, read_until

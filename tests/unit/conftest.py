@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowbinding_worker import circuit, committer, engine
-from flowbinding_worker.retry import Backoff
+from flowbinding_worker import committer, engine
+from flowbinding_worker.control import circuit
+from flowbinding_worker.control.retry import Backoff
 from worker_fakes import FakeBroker
 
 
@@ -22,7 +23,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
     monkeypatch.setattr(committer, "COMMIT_SECONDS", 0.2)
     monkeypatch.setattr(engine, "_BACKOFF", Backoff(0.01, 0.02))
     monkeypatch.setattr(engine, "HEAL_SECONDS", 0.02)
-    monkeypatch.setattr("flowbinding_worker.outbox._BACKOFF", Backoff(0.01, 0.02))
+    monkeypatch.setattr("flowbinding_worker.delivery.outbox._BACKOFF", Backoff(0.01, 0.02))
     monkeypatch.setattr(circuit, "FIRST_PROBE_SECONDS", 0.02)
     monkeypatch.setattr(circuit, "MAX_PROBE_SECONDS", 0.05)
     monkeypatch.setattr(circuit, "MAX_PROBE_SECONDS_TRANSIENT", 0.05)

@@ -18,7 +18,7 @@ from flowbinding_cli.letters import (
     iso,
     moment_ms,
 )
-from flowbinding_worker import headers
+from flowbinding_worker.delivery import headers
 from flowbinding_worker.job import Job
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
 from flowbinding_worker.tracker import Tracker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbinding_worker.circuit import WINDOW, Call, Circuit, State
+from flowbinding_worker.control.circuit import WINDOW, Call, Circuit, State
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 
 

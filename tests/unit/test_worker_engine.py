@@ -13,7 +13,7 @@ import structlog
 from flowbinding_api.offsets import decode
 from flowbinding_worker import engine as engine_module
 from flowbinding_worker.flows.classify import Answer, http_failure, run_failed, timed_out
-from flowbinding_worker.kafka_port import KafkaUnavailableError
+from flowbinding_worker.kafka.port import KafkaUnavailableError
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 from worker_fakes import P0, FakeBroker, FakeFlow, Gate, Worker, figures, refuse, texts, until
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbinding_api.spec import Ordering
-from flowbinding_worker.flood import ENOUGH, TRIAL_SECONDS, Floods
+from flowbinding_worker.control.flood import ENOUGH, TRIAL_SECONDS, Floods
 from flowbinding_worker.job import Job
 from flowbinding_worker.ports import Partition, Record
 from flowbinding_worker.scheduler import Scheduler

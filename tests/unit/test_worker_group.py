@@ -14,8 +14,8 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from flowbinding_api.offsets import decode
 from flowbinding_worker import committer as committer_module
 from flowbinding_worker import engine as engine_module
-from flowbinding_worker import kafka as kafka_module
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka import consumer as kafka_module
+from flowbinding_worker.kafka.port import (
     ConsumerBrokenError,
     KafkaUnavailableError,
     MembershipLostError,

@@ -9,7 +9,7 @@ import pytest
 
 from flowbinding_worker.handover import incoming, outgoing
 from flowbinding_worker.handover.entry import State, decode
-from flowbinding_worker.kafka_port import KafkaUnavailableError, MembershipLostError, Position
+from flowbinding_worker.kafka.port import KafkaUnavailableError, MembershipLostError, Position
 from flowbinding_worker.ports import Failure, FlowRequest, Partition
 from worker_fakes import P0, P1, FakeBroker, FakeFlow, Gate, Worker, refuse, texts, until
 
@@ -19,9 +19,9 @@ UNWRITABLE = KafkaUnavailableError("not authorized", retriable=False)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbinding_worker.rebalance.TELL_SECONDS", 0.01)
-    monkeypatch.setattr("flowbinding_worker.rebalance.ASK_SECONDS", 0.01)
-    monkeypatch.setattr("flowbinding_worker.rebalance.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.TELL_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.ASK_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.AGAIN_SECONDS", 0.05)
 
 
 def worker(broker: FakeBroker, gate: Gate | FakeFlow, *partitions: Partition) -> Worker:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flowbinding_api.spec import HeaderStyle
-from flowbinding_worker.headers import Identity, dead_letter_headers, result_headers
+from flowbinding_worker.delivery.headers import Identity, dead_letter_headers, result_headers
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import Headers
+from flowbinding_worker.kafka.port import Headers
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
 from flowbinding_worker.tracker import Tracker
 

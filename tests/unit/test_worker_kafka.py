@@ -18,15 +18,15 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata
 
 from flowbinding_api.spec import StartFrom
-from flowbinding_worker.kafka import ConsumerSettings, KafkaConsumer
-from flowbinding_worker.kafka_listener import Listener
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka.consumer import ConsumerSettings, KafkaConsumer
+from flowbinding_worker.kafka.listener import Listener
+from flowbinding_worker.kafka.port import (
     KafkaUnavailableError,
     Position,
     RebalancingError,
     RecordUnreadableError,
 )
-from flowbinding_worker.kafka_producer import KafkaProducer, _Connection
+from flowbinding_worker.kafka.producer import KafkaProducer, _Connection
 from flowbinding_worker.ports import Partition
 
 A, B, C = (TopicPartition("in", n) for n in range(3))
@@ -249,7 +249,7 @@ async def test_a_producer_closed_in_a_hurry_leaves_nobody_waiting(
     async def hanging(_: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("flowbinding_worker.kafka_producer.close", hanging)
+    monkeypatch.setattr("flowbinding_worker.kafka.producer.close", hanging)
     producer = KafkaProducer(dict, "c")
     producer._connection = connection = _Connection(None)
     early = asyncio.create_task(connection.outlasting(asyncio.Future()))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbinding_worker.limits import Limiter, Ticket
+from flowbinding_worker.control.limits import Limiter, Ticket
 
 Service = Callable[[Random, float], float]
 """Seconds of one run, for a source of randomness and the time at which it is served."""

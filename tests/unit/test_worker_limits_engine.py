@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from flowbinding_worker import circuit, flood
 from flowbinding_worker import work as work_module
+from flowbinding_worker.control import circuit, flood
 from flowbinding_worker.flows.classify import timed_out
 from flowbinding_worker.ports import Failure, FlowRequest
 from worker_fakes import P0, FakeBroker, FakeFlow, Gate, Worker, figures, refuse, texts, until

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbinding_api.spec import Concurrency, RateLimit
-from flowbinding_worker.circuit import State
-from flowbinding_worker.flow_control import Bucket, Call, FlowControl
+from flowbinding_worker.control.circuit import State
+from flowbinding_worker.control.flow_control import Bucket, Call, FlowControl
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 
 

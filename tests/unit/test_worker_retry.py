@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbinding_api.spec import Retry
+from flowbinding_worker.control.retry import Backoff, RetryPolicy
 from flowbinding_worker.job import Job
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
-from flowbinding_worker.retry import Backoff, RetryPolicy
 from flowbinding_worker.tracker import Tracker
 
 

@@ -18,10 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbinding_worker import spool as spooling
-from flowbinding_worker.ports import Partition, Record
-from flowbinding_worker.spool import Spool, Stored, open_spool
-from flowbinding_worker.spool_codec import (
+from flowbinding_worker.delivery import spool as spooling
+from flowbinding_worker.delivery.spool import Spool, Stored, open_spool
+from flowbinding_worker.delivery.spool_codec import (
     Entry,
     Found,
     Kind,
@@ -31,7 +30,8 @@ from flowbinding_worker.spool_codec import (
     scan,
     source_of,
 )
-from flowbinding_worker.spool_files import BLOCK_BYTES, SpoolFiles
+from flowbinding_worker.delivery.spool_files import BLOCK_BYTES, SpoolFiles
+from flowbinding_worker.ports import Partition, Record
 
 MIB = 1 << 20
 
@@ -127,7 +127,7 @@ def test_garbage_is_nothing(data: bytes) -> None:
 
 
 def test_a_frame_of_another_version_is_skipped_alone() -> None:
-    from flowbinding_worker.spool_codec import _frame
+    from flowbinding_worker.delivery.spool_codec import _frame
 
     data = _frame(b"Zwhat") + _frame(b"E\0\0\0\x02{}") + encode(entry())
     assert [f.entry if f else None for f in scan(data)] == [None, None, entry()]
@@ -427,8 +427,8 @@ CHILD = """
     import asyncio, os, sys
     from pathlib import Path
     from flowbinding_worker.ports import Partition, Record
-    from flowbinding_worker.spool import open_spool
-    from flowbinding_worker.spool_codec import Entry, Kind, Message, source_of
+    from flowbinding_worker.delivery.spool import open_spool
+    from flowbinding_worker.delivery.spool_codec import Entry, Kind, Message, source_of
 
     async def main():
         spool = open_spool(Path(sys.argv[1]), "group", 1 << 28, lambda: None)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from flowbinding_worker import circuit, outbox, work
-from flowbinding_worker.kafka_port import KafkaUnavailableError
+from flowbinding_worker import work
+from flowbinding_worker.control import circuit
+from flowbinding_worker.delivery import outbox
+from flowbinding_worker.kafka.port import KafkaUnavailableError
 from flowbinding_worker.ports import Failure, FlowRequest
 from flowbinding_worker.tracker import MAX_UNFINISHED
 from worker_fakes import (

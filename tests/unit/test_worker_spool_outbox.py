@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Ordering
-from flowbinding_worker import outbox as delivering
+from flowbinding_worker.control.retry import Backoff
+from flowbinding_worker.delivery import outbox as delivering
+from flowbinding_worker.delivery.outbox import Delivery, Outbox, ResultLostError
+from flowbinding_worker.delivery.spool import Spool, open_spool
+from flowbinding_worker.delivery.spool_codec import Kind, Message
+from flowbinding_worker.delivery.spool_files import SpoolFiles
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import KafkaUnavailableError, RecordTooLargeError
-from flowbinding_worker.outbox import Delivery, Outbox, ResultLostError
+from flowbinding_worker.kafka.port import KafkaUnavailableError, RecordTooLargeError
 from flowbinding_worker.ports import Partition, Record
-from flowbinding_worker.retry import Backoff
-from flowbinding_worker.spool import Spool, open_spool
-from flowbinding_worker.spool_codec import Kind, Message
-from flowbinding_worker.spool_files import SpoolFiles
 from flowbinding_worker.tracker import Tracker
 from flowbinding_worker.trouble import Trouble
 

@@ -12,17 +12,18 @@ import pytest
 from flowbinding_api.offsets import decode
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
-from flowbinding_worker import committer, transactions_lane
+from flowbinding_worker import committer
 from flowbinding_worker.assembly import compose
 from flowbinding_worker.engine import Stop
-from flowbinding_worker.kafka import ConsumerSettings
-from flowbinding_worker.kafka_port import ConsumerBrokenError, KafkaUnavailableError
+from flowbinding_worker.kafka.consumer import ConsumerSettings
+from flowbinding_worker.kafka.port import ConsumerBrokenError, KafkaUnavailableError
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Failure, Partition
-from flowbinding_worker.transactions import Transactions
-from flowbinding_worker.transactions_group import FencedConsumer
-from flowbinding_worker.transactions_port import TopicRefusedError
+from flowbinding_worker.transactions import lane as transactions_lane
+from flowbinding_worker.transactions.exactly_once import Transactions
+from flowbinding_worker.transactions.group import FencedConsumer
+from flowbinding_worker.transactions.port import TopicRefusedError
 from transaction_fakes import FakeCoordinator, FakePort, Fault
 from worker_fakes import (
     P0,
@@ -95,7 +96,7 @@ def kafka() -> Mapping[Partition, FakeCoordinator]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbinding_worker.transactions.INTERVAL_SECONDS", 0.005)
+    monkeypatch.setattr("flowbinding_worker.transactions.exactly_once.INTERVAL_SECONDS", 0.005)
     monkeypatch.setattr(transactions_lane, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(transactions_lane, "HOLD_SECONDS", 0.05)
     monkeypatch.setattr(committer, "INTERVAL_SECONDS", 0.01)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, Progress, decode
 from flowbinding_api.reasons import Reason
-from flowbinding_worker import transactions_lane
+from flowbinding_worker.delivery.spool_codec import Message
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import KafkaUnavailableError, MembershipLostError
-from flowbinding_worker.spool_codec import Message
+from flowbinding_worker.kafka.port import KafkaUnavailableError, MembershipLostError
 from flowbinding_worker.tracker import Tracker
-from flowbinding_worker.transactions_lane import Hooks, Lane, Waiting, exactly
-from flowbinding_worker.transactions_port import TopicRefusedError
+from flowbinding_worker.transactions import lane as transactions_lane
+from flowbinding_worker.transactions.lane import Hooks, Lane, Waiting, exactly
+from flowbinding_worker.transactions.port import TopicRefusedError
 from transaction_fakes import (
     FakeCoordinator,
     FakePort,

@@ -8,7 +8,7 @@ import pytest
 from aiokafka.errors import IncompatibleBrokerVersion
 from aiokafka.protocol.commit import OffsetFetchResponse_v3
 
-from flowbinding_worker.transactions_offsets import (
+from flowbinding_worker.transactions.offsets import (
     OffsetFetchResponse_v7,
     StableOffsetFetch,
     answer_of,

@@ -10,31 +10,31 @@ from typing import Any
 from flowbinding_api import FlowBinding
 from flowbinding_api.spec import Guarantee, Spool
 from flowbinding_worker.committer import Committer
+from flowbinding_worker.control.retry import RetryPolicy
+from flowbinding_worker.delivery.headers import Identity
+from flowbinding_worker.delivery.sinks import DeadLetters, Output, Writing
+from flowbinding_worker.delivery.spool import Spool as ResultSpool
+from flowbinding_worker.delivery.spool import open_spool
 from flowbinding_worker.engine import Engine, Parts, Stop
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import make_flow
 from flowbinding_worker.handover.offsets import KafkaOffsets, OffsetsPort
+from flowbinding_worker.handover.rebalance import Handover, drain_seconds
 from flowbinding_worker.handover.registers import Registers
-from flowbinding_worker.headers import Identity
-from flowbinding_worker.kafka import ConsumerSettings, KafkaConsumer, kafka_client_options
-from flowbinding_worker.kafka_port import ConsumerPort, ProducerPort
-from flowbinding_worker.kafka_producer import KafkaProducer
+from flowbinding_worker.kafka.consumer import ConsumerSettings, KafkaConsumer, kafka_client_options
+from flowbinding_worker.kafka.port import ConsumerPort, ProducerPort
+from flowbinding_worker.kafka.producer import KafkaProducer
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Flow
 from flowbinding_worker.processing import PayloadPort, Processor
-from flowbinding_worker.rebalance import Handover, drain_seconds
-from flowbinding_worker.retry import RetryPolicy
-from flowbinding_worker.sinks import DeadLetters, Output, Writing
-from flowbinding_worker.spool import Spool as ResultSpool
-from flowbinding_worker.spool import open_spool
-from flowbinding_worker.transactions import Transactions
-from flowbinding_worker.transactions_group import (
+from flowbinding_worker.transactions.exactly_once import Transactions
+from flowbinding_worker.transactions.group import (
     FencedConsumer,
     TransactionCommitter,
     TransactionHandover,
 )
-from flowbinding_worker.transactions_kafka import KafkaTransactions
+from flowbinding_worker.transactions.kafka import KafkaTransactions
 from flowbinding_worker.trouble import Trouble
 from flowbinding_worker.work import Work
 

@@ -12,7 +12,7 @@ from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, encode
 from flowbinding_worker.figures import Mean
 from flowbinding_worker.handover.offsets import OffsetsPort
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka.port import (
     ConsumerPort,
     KafkaUnavailableError,
     MembershipLostError,

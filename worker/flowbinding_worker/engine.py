@@ -14,7 +14,9 @@ import structlog
 
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_worker.committer import Committer
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.control.retry import Backoff
+from flowbinding_worker.handover.rebalance import Handover
+from flowbinding_worker.kafka.port import (
     ConsumerBrokenError,
     ConsumerPort,
     KafkaUnavailableError,
@@ -22,8 +24,6 @@ from flowbinding_worker.kafka_port import (
     RecordUnreadableError,
 )
 from flowbinding_worker.ports import Flow, Partition, ProcessingError
-from flowbinding_worker.rebalance import Handover
-from flowbinding_worker.retry import Backoff
 from flowbinding_worker.trouble import Trouble
 from flowbinding_worker.waiting import within
 from flowbinding_worker.work import Work

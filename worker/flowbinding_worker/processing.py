@@ -10,11 +10,14 @@ from typing import Any, Protocol
 import structlog
 
 from flowbinding_api.reasons import Reason
+from flowbinding_worker.control.flow_control import Call
+from flowbinding_worker.delivery.outbox import Delivery, ResultLostError
+from flowbinding_worker.delivery.sinks import DeadLetters, Output
+from flowbinding_worker.delivery.spool import Spool, Stored
+from flowbinding_worker.delivery.spool_codec import Kind
 from flowbinding_worker.figures import Mean
-from flowbinding_worker.flow_control import Call
 from flowbinding_worker.job import Job
 from flowbinding_worker.metrics import Metrics
-from flowbinding_worker.outbox import Delivery, ResultLostError
 from flowbinding_worker.ports import (
     Failure,
     Flow,
@@ -25,9 +28,6 @@ from flowbinding_worker.ports import (
     Record,
     Stage,
 )
-from flowbinding_worker.sinks import DeadLetters, Output
-from flowbinding_worker.spool import Spool, Stored
-from flowbinding_worker.spool_codec import Kind
 
 log = structlog.get_logger(__name__)
 

@@ -14,21 +14,21 @@ from functools import partial
 import structlog
 
 from flowbinding_api.spec import FlowBindingSpec
+from flowbinding_worker.control.flood import Floods
+from flowbinding_worker.control.flow_control import Call, FlowControl
+from flowbinding_worker.control.retry import RetryPolicy
+from flowbinding_worker.delivery.outbox import ResultLostError
+from flowbinding_worker.delivery.spool import Stored
 from flowbinding_worker.figures import Busy
-from flowbinding_worker.flood import Floods
-from flowbinding_worker.flow_control import Call, FlowControl
 from flowbinding_worker.handover.incoming import Incoming, Turn
 from flowbinding_worker.handover.inheritance import Inheritance
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import Batch
+from flowbinding_worker.kafka.port import Batch
 from flowbinding_worker.metrics import Metrics
-from flowbinding_worker.outbox import ResultLostError
 from flowbinding_worker.ports import Failure, Partition, ProcessingError
 from flowbinding_worker.processing import Outcome, OutdatedError, Processor, unexpected, where
-from flowbinding_worker.retry import RetryPolicy
 from flowbinding_worker.runs import Runs
 from flowbinding_worker.scheduler import MAX_BYTES, Scheduler
-from flowbinding_worker.spool import Stored
 from flowbinding_worker.tracker import MAX_UNFINISHED, Tracker
 from flowbinding_worker.trouble import Trouble
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from flowbinding_worker.kafka_producer import KafkaProducer
+from flowbinding_worker.kafka.producer import KafkaProducer
 from integration.flow_server import Call, FlowServer, refused
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import TopicFactory, lag, read_all, read_until

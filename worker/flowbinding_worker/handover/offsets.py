@@ -22,7 +22,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.waiting import within
 

@@ -17,7 +17,7 @@ from flowbinding_worker.handover.entry import Entry, decode, encode
 from flowbinding_worker.handover.incoming import Incoming
 from flowbinding_worker.handover.offsets import OffsetsPort
 from flowbinding_worker.handover.outgoing import Outgoing
-from flowbinding_worker.kafka_port import Position
+from flowbinding_worker.kafka.port import Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.waiting import within

@@ -14,21 +14,21 @@ from flowbinding_api import FlowBinding
 from flowbinding_api.headers import is_ours
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Envelope
-from flowbinding_worker.headers import (
+from flowbinding_worker.delivery.headers import (
     TRACES,
     TRUNCATED,
     Identity,
     dead_letter_headers,
     result_headers,
 )
+from flowbinding_worker.delivery.outbox import Delivery, Outbox
+from flowbinding_worker.delivery.spool import Spool
+from flowbinding_worker.delivery.spool_codec import Kind, Message
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import KafkaUnavailableError, ProducerPort, RecordTooLargeError
-from flowbinding_worker.outbox import Delivery, Outbox
+from flowbinding_worker.kafka.port import KafkaUnavailableError, ProducerPort, RecordTooLargeError
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
-from flowbinding_worker.spool import Spool
-from flowbinding_worker.spool_codec import Kind, Message
-from flowbinding_worker.transactions import Transactions
-from flowbinding_worker.transactions_outbox import TransactionOutbox
+from flowbinding_worker.transactions.exactly_once import Transactions
+from flowbinding_worker.transactions.outbox import TransactionOutbox
 from flowbinding_worker.trouble import Trouble
 
 CLOUD_EVENT = "application/cloudevents+json"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from flowbinding_worker.kafka_port import Headers
+from flowbinding_worker.kafka.port import Headers
 from flowbinding_worker.ports import Partition, Record
 
 _FRAME = struct.Struct(">II")

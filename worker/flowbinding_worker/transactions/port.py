@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position
-from flowbinding_worker.spool_codec import Message
+from flowbinding_worker.delivery.spool_codec import Message
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position
 
 
 class TopicRefusedError(KafkaUnavailableError):

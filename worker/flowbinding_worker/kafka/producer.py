@@ -19,7 +19,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from flowbinding_api.kafka_options import MAX_RECORD_BYTES, NULL, null_serializer
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import Headers, KafkaUnavailableError, RecordTooLargeError
+from flowbinding_worker.kafka.port import Headers, KafkaUnavailableError, RecordTooLargeError
 from flowbinding_worker.waiting import within
 
 CONNECT_SECONDS = 15

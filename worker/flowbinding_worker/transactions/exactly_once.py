@@ -18,12 +18,12 @@ import structlog
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import Position
+from flowbinding_worker.kafka.port import Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.tracker import Tracker
-from flowbinding_worker.transactions_lane import Hooks, Lane, Waiting
-from flowbinding_worker.transactions_port import TopicRefusedError, TransactionPort
+from flowbinding_worker.transactions.lane import Hooks, Lane, Waiting
+from flowbinding_worker.transactions.port import TopicRefusedError, TransactionPort
 from flowbinding_worker.trouble import Trouble
 
 log = structlog.get_logger(__name__)

@@ -33,9 +33,9 @@ from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, StartFrom
 from flowbinding_worker.files import Files
-from flowbinding_worker.kafka_listener import Listener, generation_of, state_of
-from flowbinding_worker.kafka_login import refused_login
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka.listener import Listener, generation_of, state_of
+from flowbinding_worker.kafka.login import refused_login
+from flowbinding_worker.kafka.port import (
     Batch,
     ConsumerBrokenError,
     KafkaUnavailableError,

@@ -24,7 +24,7 @@ from flowbinding_api.headers import (
 )
 from flowbinding_api.spec import HeaderStyle
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import Headers
+from flowbinding_worker.kafka.port import Headers
 from flowbinding_worker.ports import ProcessingError, Record
 
 MAX_TRACE = 4096

@@ -24,7 +24,7 @@ from flowbinding_worker.handover.incoming import Incoming
 from flowbinding_worker.handover.outgoing import Outgoing
 from flowbinding_worker.handover.registers import Registers
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import ConsumerPort, KafkaUnavailableError, Position
+from flowbinding_worker.kafka.port import ConsumerPort, KafkaUnavailableError, Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.tracker import Tracker

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 from flowbinding_api.spec import Concurrency, RateLimit
-from flowbinding_worker.circuit import Call as CircuitCall
-from flowbinding_worker.circuit import Circuit, State
-from flowbinding_worker.limits import Limiter, Ticket
+from flowbinding_worker.control.circuit import Call as CircuitCall
+from flowbinding_worker.control.circuit import Circuit, State
+from flowbinding_worker.control.limits import Limiter, Ticket
 from flowbinding_worker.ports import Failure, ProcessingError
 
 BURST_SECONDS = 1.0

@@ -11,7 +11,7 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from flowbinding_worker.kafka_port import ConsumerBrokenError, Rebalances
+from flowbinding_worker.kafka.port import ConsumerBrokenError, Rebalances
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.waiting import within
 

@@ -23,17 +23,17 @@ from random import Random
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, Progress, decode, encode
 from flowbinding_api.reasons import Reason
+from flowbinding_worker.control.retry import Backoff
+from flowbinding_worker.delivery.spool_codec import Message
 from flowbinding_worker.job import OVERHEAD_BYTES, Job
-from flowbinding_worker.kafka_port import (
+from flowbinding_worker.kafka.port import (
     KafkaUnavailableError,
     MembershipLostError,
     Position,
     RecordTooLargeError,
 )
-from flowbinding_worker.retry import Backoff
-from flowbinding_worker.spool_codec import Message
 from flowbinding_worker.tracker import Tracker
-from flowbinding_worker.transactions_port import TopicRefusedError, TransactionPort
+from flowbinding_worker.transactions.port import TopicRefusedError, TransactionPort
 from flowbinding_worker.waiting import within
 
 TRANSACTION_SECONDS = 20.0

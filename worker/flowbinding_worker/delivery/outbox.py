@@ -23,11 +23,11 @@ from typing import Any
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Ordering
+from flowbinding_worker.control.retry import Backoff
+from flowbinding_worker.delivery.spool import Spool, Stored
+from flowbinding_worker.delivery.spool_codec import Entry, Kind, Message, source_of
 from flowbinding_worker.job import Job
-from flowbinding_worker.kafka_port import RecordTooLargeError
-from flowbinding_worker.retry import Backoff
-from flowbinding_worker.spool import Spool, Stored
-from flowbinding_worker.spool_codec import Entry, Kind, Message, source_of
+from flowbinding_worker.kafka.port import RecordTooLargeError
 from flowbinding_worker.trouble import Trouble
 from flowbinding_worker.waiting import within
 

@@ -9,7 +9,7 @@ from aiokafka import errors
 from aiokafka.conn import collect_hosts, create_conn
 
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import KafkaUnavailableError
+from flowbinding_worker.kafka.port import KafkaUnavailableError
 
 TIMEOUT_MS = 5000
 

@@ -28,12 +28,12 @@ from aiokafka.structs import OffsetAndMetadata
 
 from flowbinding_api.kafka_options import MAX_RECORD_BYTES, null_serializer
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka_port import KafkaUnavailableError, Position, RecordTooLargeError
-from flowbinding_worker.kafka_producer import among_others, close, partition_for
+from flowbinding_worker.delivery.spool_codec import Message
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position, RecordTooLargeError
+from flowbinding_worker.kafka.producer import among_others, close, partition_for
 from flowbinding_worker.ports import Partition
-from flowbinding_worker.spool_codec import Message
-from flowbinding_worker.transactions_offsets import UNSTABLE, StableOffsetFetch, answer_of
-from flowbinding_worker.transactions_port import TopicRefusedError
+from flowbinding_worker.transactions.offsets import UNSTABLE, StableOffsetFetch, answer_of
+from flowbinding_worker.transactions.port import TopicRefusedError
 
 OPEN_SECONDS = 15
 TRANSACTION_MS = 30_000

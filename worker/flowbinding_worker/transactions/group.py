@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from flowbinding_worker.committer import INTERVAL_SECONDS, Committer
 from flowbinding_worker.figures import Mean
-from flowbinding_worker.kafka import ClientOptions, ConsumerSettings, KafkaConsumer
-from flowbinding_worker.kafka_port import Batch, ConsumerBrokenError, ConsumerPort, Position
+from flowbinding_worker.handover.rebalance import Handover
+from flowbinding_worker.kafka.consumer import ClientOptions, ConsumerSettings, KafkaConsumer
+from flowbinding_worker.kafka.port import Batch, ConsumerBrokenError, ConsumerPort, Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
-from flowbinding_worker.rebalance import Handover
-from flowbinding_worker.transactions import Surroundings, Transactions
+from flowbinding_worker.transactions.exactly_once import Surroundings, Transactions
 from flowbinding_worker.trouble import Trouble
 from flowbinding_worker.work import Work
 

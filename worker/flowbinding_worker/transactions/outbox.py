@@ -10,12 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from flowbinding_worker.delivery.outbox import Delivery
+from flowbinding_worker.delivery.spool import Stored
+from flowbinding_worker.delivery.spool_codec import Message
 from flowbinding_worker.job import Job
-from flowbinding_worker.outbox import Delivery
-from flowbinding_worker.spool import Stored
-from flowbinding_worker.spool_codec import Message
-from flowbinding_worker.transactions import Transactions
-from flowbinding_worker.transactions_lane import Waiting
+from flowbinding_worker.transactions.exactly_once import Transactions
+from flowbinding_worker.transactions.lane import Waiting
 
 
 class TransactionOutbox:

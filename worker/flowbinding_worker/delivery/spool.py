@@ -19,9 +19,16 @@ from typing import Any, TypeVar
 
 import structlog
 
+from flowbinding_worker.delivery.spool_codec import (
+    MARK_BYTES,
+    Entry,
+    Kind,
+    Message,
+    encode,
+    source_of,
+)
+from flowbinding_worker.delivery.spool_files import SpoolFiles, blocks
 from flowbinding_worker.ports import Partition, Record
-from flowbinding_worker.spool_codec import MARK_BYTES, Entry, Kind, Message, encode, source_of
-from flowbinding_worker.spool_files import SpoolFiles, blocks
 
 log = structlog.get_logger(__name__)
 

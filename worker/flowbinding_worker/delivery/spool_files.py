@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flowbinding_worker.spool_codec import Entry, Found, decode, mark, scan
+from flowbinding_worker.delivery.spool_codec import Entry, Found, decode, mark, scan
 
 BLOCK_BYTES = 4096
 """Files take whole blocks of the disk."""

@@ -1,0 +1,1 @@
+"""Whether, when and how many runs may begin. Pure."""

@@ -1,0 +1,1 @@
+"""Results and dead letters on their way to Kafka, over the disk if need be."""

@@ -1,0 +1,1 @@
+"""Kafka: the worker's seam to it, and that seam through aiokafka."""

@@ -1,0 +1,1 @@
+"""Results, dead letters and offsets in Kafka transactions: `guarantee: ExactlyOnce`."""
