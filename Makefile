@@ -95,15 +95,23 @@ e2e: install ## Operator, chart and CRD on a real API server
 ##@ Measure it
 
 .PHONY: bench
-bench: bench-worker bench-scaling ## All benchmarks
+bench: bench-worker bench-scaling bench-render ## All benchmarks
 
 .PHONY: bench-worker
 bench-worker: install ## The worker against the ideal and against others, 9 min; BENCH=--help, BENCH=--quick
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m worker $(BENCH)
 
+.PHONY: bench-render
+bench-render: install ## Messages of 1 KiB that one process renders in a second, 15 s
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m render
+
 .PHONY: bench-scaling
 bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full for 20 seeds
 	@PYTHONPATH=benchmarks $(BIN)/python -m scaling --write $(SCALING)
+
+.PHONY: scale
+scale: install ## The operator with 1,000 bindings, 5 min; SCALE="--bindings 5000 --soak 600 --write"
+	@PYTHONPATH=tests $(BIN)/python -m scale $(SCALE)
 
 ##@ Change it
 

@@ -36,6 +36,21 @@ class FakeKube:
     def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         return self.secrets.get(f"{namespace}/{name}")
 
+    def cron_job(self, namespace: str, name: str) -> Object | None:
+        return None
+
+    def job(self, namespace: str, name: str) -> Object | None:
+        return None
+
+    def create_job(self, namespace: str, manifest: Object) -> Object:
+        raise AssertionError("nobody asked for a Job")
+
+    def pods(self, namespace: str, selector: str) -> list[Object]:
+        return []
+
+    def log(self, namespace: str, pod: str) -> list[str]:
+        return []
+
 
 def live(name: str = "example", namespace: str = "team", **spec: Any) -> dict[str, Any]:
     return manifest({"metadata": {"name": name, "namespace": namespace}}, **spec)

@@ -12,6 +12,7 @@ from flowbinding_api.reasons import Reason
 from flowbinding_operator.kafka import EARLIEST, ClusterError, Layout
 from flowbinding_operator.kube import AUTOSCALER, OPERATOR, KubeError
 from flowbinding_operator.lag import Commit, Partition, Trouble
+from manifests import merge
 
 Object = dict[str, Any]
 
@@ -54,6 +55,7 @@ class FakeKube:
         """Store an object as somebody else would."""
         stored = copy.deepcopy(dict(item))
         stored["metadata"]["resourceVersion"] = str(next(self._versions))
+        stored["metadata"].setdefault("uid", f"uid-{stored['kind']}-{stored['metadata']['name']}")
         metadata = stored["metadata"]
         self.objects[stored["kind"], metadata["namespace"], metadata["name"]] = stored
         return copy.deepcopy(stored)
@@ -95,6 +97,13 @@ class FakeKube:
             ]
         return self._changed(merged)
 
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        if self.refuse:
+            raise self.refuse
+        self.writes.append(f"delete {kind}")
+        assert self.objects[kind, namespace, name]["metadata"]["uid"] == uid
+        del self.objects[kind, namespace, name]
+
     async def scale(self, namespace: str, name: str, replicas: int) -> Object:
         self.writes.append(f"scale {replicas}")
         live = copy.deepcopy(self.objects["Deployment", namespace, name])
@@ -104,8 +113,7 @@ class FakeKube:
     async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Object:
         self.writes.append("status")
         live = copy.deepcopy(self.objects["FlowBinding", namespace, name])
-        merged = {**live.get("status", {}), **status}
-        live["status"] = {key: value for key, value in merged.items() if value is not None}
+        live["status"] = merge(live.get("status", {}), status)
         return self._changed(live)
 
     async def create_event(self, event: Mapping[str, Any]) -> None:
@@ -127,8 +135,11 @@ class FakeLink:
     def __init__(self) -> None:
         self.topics: dict[str, list[list[int]]] = {}
         self.commits: dict[str, dict[Partition, Commit]] = {}
+        self.open: dict[Partition, int] = {}
         self.members: set[str] = set()
         self.troubles: dict[str, Trouble] = {}
+        self.refusals: dict[str, tuple[int, str]] = {}
+        """Topics that must not be made or grown: Kafka's code and words."""
         self.down: ClusterError | None = None
         self.requests: list[str] = []
         self.closed = False
@@ -160,11 +171,19 @@ class FakeLink:
         return layout
 
     async def offsets(
-        self, layout: Layout, partitions: Iterable[Partition], which: int
+        self,
+        layout: Layout,
+        partitions: Iterable[Partition],
+        which: int,
+        *,
+        open_too: bool = False,
     ) -> dict[Partition, int]:
+        if open_too:
+            self._ask("written")
+            return {p: self.topics[p.topic][p.partition][1] for p in partitions}
         self._ask("starts" if which == EARLIEST else "ends")
-        side = 0 if which == EARLIEST else 1
-        return {p: self.topics[p.topic][p.partition][side] for p in partitions}
+        side, less = (0, {}) if which == EARLIEST else (1, self.open)
+        return {p: self.topics[p.topic][p.partition][side] - less.get(p, 0) for p in partitions}
 
     async def committed(self, group: str) -> dict[Partition, Commit]:
         self._ask(f"committed {group}")

@@ -10,9 +10,13 @@ from flowbinding_operator.autoscaler import Autoscaler
 from flowbinding_operator.children import Children
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.probe import Prober
+from flowbinding_operator.provisioning import Provisioner
 from flowbinding_operator.reconcile import Config, Reconciler
+from flowbinding_operator.scheduled import Schedules
 from flowbinding_operator.store import Cache, key_of
 from operator_fakes import FakeKube, FakeLink, Object, manifest
+from topic_fakes import FakeAdmin
 
 KEY = "shop/risk"
 
@@ -39,14 +43,25 @@ class Operator:
             clock=clock,
             connect=lambda _: self.link,
         )
+        self.prober = Prober(self.queued.add, seconds=60, clock=clock)
+        self.cron_jobs, self.jobs = Cache(), Cache()
+        self.provisioner = Provisioner(
+            self.queued.add, connect=lambda _: FakeAdmin(self.link), clock=clock
+        )
+        children = Children(
+            self.kube, self.deployments, self.metrics, clock, cron_jobs=self.cron_jobs
+        )
         self.kube.on_change = self._watched
         self.reconciler = Reconciler(
             self.kube,
             Config(Kafka(), desired.Defaults(image="worker:1"), instance="pod-1"),
             bindings=self.bindings,
-            children=Children(self.kube, self.deployments, self.metrics, clock),
+            children=children,
             lag=self.lag,
             autoscaler=self.autoscaler,
+            prober=self.prober,
+            schedules=Schedules(self.kube, children, self.jobs),
+            provisioner=self.provisioner,
             metrics=self.metrics,
             clock=clock,
         )
@@ -103,7 +118,12 @@ class Operator:
         self.touch(live)
 
     def _watched(self, item: Object) -> None:
-        caches = {"FlowBinding": self.bindings, "Deployment": self.deployments}
+        caches = {
+            "FlowBinding": self.bindings,
+            "Deployment": self.deployments,
+            "CronJob": self.cron_jobs,
+            "Job": self.jobs,
+        }
         if item["kind"] in caches:
             caches[item["kind"]].put(key_of(item), item)
             self.queued.add(KEY)

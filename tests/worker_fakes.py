@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.offsets import Figures, decode
 from flowbinding_worker.assembly import compose
 from flowbinding_worker.control.flow_control import Call
+from flowbinding_worker.delivery.outbox import Delivery
 from flowbinding_worker.delivery.spool import Stored, open_spool
 from flowbinding_worker.engine import Engine, Stop
 from flowbinding_worker.job import Job
@@ -309,7 +311,7 @@ class FakeFlow:
         finally:
             self.running -= 1
             call.end = time.monotonic()
-        return FlowResult(value)
+        return value if isinstance(value, FlowResult) else FlowResult(value)
 
     async def close(self) -> None:
         self.closed = True
@@ -322,10 +324,17 @@ class Watched:
         self._inner = inner
         self._finished = finished
 
-    async def attempt(self, job: Job, call: Call) -> Outcome:
-        outcome = await self._inner.attempt(job, call)
-        self._finished.add(job.record)
-        return outcome
+    async def begin(self, job: Job, call: Call) -> Outcome | Delivery:
+        begun = await self._inner.begin(job, call)
+        if isinstance(begun, Delivery):
+            begun.done.add_done_callback(partial(self._delivered, job))
+        else:
+            self._finished.add(job.record)
+        return begun
+
+    def _delivered(self, job: Job, done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._finished.add(job.record)
 
     async def bury(self, job: Job, error: ProcessingError) -> Outcome:
         outcome = await self._inner.bury(job, error)
@@ -379,7 +388,8 @@ class Worker:
             spool=spool,
         )
         work = self.engine._parts.work
-        work._processor = cast(Processor, Watched(work._processor, self.broker.finished))
+        watched = cast(Processor, Watched(work._processor, self.broker.finished))
+        work._processor = work.slots._processor = watched
         self.task = asyncio.create_task(self.engine.run())
         return self
 

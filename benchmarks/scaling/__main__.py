@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from scaling.compare import compare
-from scaling.report import MAIN, picture, section, write
+from scaling.compare import MAIN, compare
+from scaling.report import picture, section, write
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,6 +29,22 @@ def useful(partitions: int) -> list[int]:
     return sorted({0, *(math.ceil(partitions / each) for each in range(1, partitions + 1))})
 
 
+def settled(setting: Setting) -> float:
+    """Pod-seconds of the least number that keeps up with the true rate, at every moment.
+
+    A constant rate that is let to settle costs no less, whatever the policy: numbers in between
+    are no faster. Not for settings that change partitions or backend.
+    """
+    count = setting.partitions
+    total = 0
+    for rate in map(setting.rate, range(setting.seconds)):
+        if rate > 0:
+            # Less than all it can do: at that, a queue never ends.
+            each = math.ceil(count * setting.worker_rate / rate) - 1
+            total += math.ceil(count / max(1, min(each, count)))
+    return float(total)
+
+
 def clairvoyant(setting: Setting, times: Sequence[float]) -> float | None:
     """Pod-seconds; None where the model does not fit: one partition unlike the others, or a
     backend or a topic that changes.

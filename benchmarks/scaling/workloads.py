@@ -163,11 +163,17 @@ def settings(seed: int = 0) -> list[Setting]:
     dice = random.Random(seed)
     low, high, level = dice.uniform(1, 4), dice.uniform(14, 24), dice.uniform(5, 20)
     flat = Setting("noise", wave(12, 0, 3600))
+    main = [
+        replace(setting, slots=10, mean=5.0)
+        for setting in (
+            Setting("step", step(2, 20, 900, 2400)),
+            Setting("ramp", ramp(2, 30, 3600)),
+            Setting("diurnal", wave(12, 10, 7200), seconds=7200),
+            flat,
+        )
+    ]
     return [
-        Setting("step", step(2, 20, 900, 2400)),
-        Setting("ramp", ramp(2, 30, 3600)),
-        Setting("diurnal", wave(12, 10, 7200), seconds=7200),
-        flat,
+        *main,
         Setting("step, any", step(low, high, 900, 2400)),
         replace(flat, name="noise, any", rate=wave(level, 0, 3600)),
         replace(flat, name="bursty", rate=switching(6, 18, 120, seed)),
@@ -189,13 +195,8 @@ def settings(seed: int = 0) -> list[Setting]:
         Setting("more partitions", ramp(4, 24, 3600), partitions=6, grown=(1800.0, 24)),
         *_other_sizes(),
         *(
-            replace(setting, name=f"{setting.name}, long runs", slots=10, mean=5.0)
-            for setting in (
-                Setting("step", step(2, 20, 900, 2400)),
-                Setting("ramp", ramp(2, 30, 3600)),
-                Setting("diurnal", wave(12, 10, 7200), seconds=7200),
-                flat,
-            )
+            replace(setting, name=f"{setting.name}, short runs", slots=1, mean=0.5)
+            for setting in main
         ),
     ]
 

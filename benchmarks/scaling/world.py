@@ -102,7 +102,7 @@ class Result:
         late: Seconds in which an unfinished message was older than the SLO.
         events: Changes of the wanted number.
         moved: Partitions that went from one worker to another.
-        oldest: The highest age of an unfinished message.
+        oldest: The highest age of an unfinished message; an outage of the brokers does not count.
         reasons: What the policy said, by the seconds it said so.
         trace: (time, wanted, Pods, ready, messages not done, age).
     """
@@ -346,9 +346,14 @@ class World:
         while offset < len(partition.ids):
             message = self.messages[partition.ids[offset]]
             if not message.poison and offset not in partition.finished:
-                return self.now - message.time
+                return self.now - max(message.time, self._back_at())
             offset += 1
         return 0.0
+
+    def _back_at(self) -> float:
+        """No policy can help against what waits while the brokers are away."""
+        outage = self.setting.outage
+        return min(outage[1], self.now) if outage and self.now >= outage[0] else 0.0
 
     def _ask(self, policy: Policy) -> None:
         jitter = 1 + 0.1 * (self.dice.random() - 0.5)

@@ -270,6 +270,11 @@ def replay(
     order = Order(chosen, write=True, to=to, limit=limit, old=old, dry_run=dry_run)
     find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
     target = find.find(binding)
+    if target.binding.spec.source.schedule is not None and to is None:
+        raise FlowBindingError(
+            f"{target.binding.key} runs on a schedule, and has no topic to write messages back to:"
+            f" `flowbinding run {target.binding.metadata.name}` runs it again; or say --to"
+        )
     outcome = _settle(target.options(), Scope.of(target.binding), order)
     _report(outcome, order, output)
 

@@ -43,6 +43,21 @@ class Kube(Protocol):
     def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         """The data of a Secret; None when it does not exist."""
 
+    def cron_job(self, namespace: str, name: str) -> Object | None:
+        """A CronJob; None when it does not exist."""
+
+    def job(self, namespace: str, name: str) -> Object | None:
+        """A Job; None when it does not exist."""
+
+    def create_job(self, namespace: str, manifest: Object) -> Object:
+        """Create a Job. Returns it."""
+
+    def pods(self, namespace: str, selector: str) -> list[Object]:
+        """The Pods that a label selector finds."""
+
+    def log(self, namespace: str, pod: str) -> list[str]:
+        """All lines that a Pod has logged; none while it has not started."""
+
 
 class KubeClient:
     """`Kube` over the official client.
@@ -70,8 +85,9 @@ class KubeClient:
             if context or kubeconfig or not _in_pod(configuration):
                 raise KubeError(f"no usable kubeconfig: {error}") from None
             self._namespace = Path(POD_NAMESPACE).read_text(encoding="utf-8").strip()
-        api = client.ApiClient(configuration)
+        self._api = api = client.ApiClient(configuration)
         self._objects, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._batch = client.BatchV1Api(api)
 
     @property
     def namespace(self) -> str:
@@ -127,6 +143,61 @@ class KubeClient:
         if found is None:
             return None
         return {key: base64.b64decode(value) for key, value in (found.data or {}).items()}
+
+    def cron_job(self, namespace: str, name: str) -> Object | None:
+        """See `Kube`."""
+        return self._plain(
+            f"CronJob {namespace}/{name}",
+            lambda: self._batch.read_namespaced_cron_job(name, namespace, _request_timeout=TIMEOUT),
+        )
+
+    def job(self, namespace: str, name: str) -> Object | None:
+        """See `Kube`."""
+        return self._plain(
+            f"Job {namespace}/{name}",
+            lambda: self._batch.read_namespaced_job(name, namespace, _request_timeout=TIMEOUT),
+        )
+
+    def create_job(self, namespace: str, manifest: Object) -> Object:
+        """See `Kube`."""
+        what = f"Job {namespace}/{manifest['metadata']['name']}"
+        body: Any = manifest
+        made = self._plain(
+            what,
+            lambda: self._batch.create_namespaced_job(namespace, body, _request_timeout=TIMEOUT),
+        )
+        if made is None:
+            raise KubeError(f"{what}: there is no namespace {namespace}")
+        return made
+
+    def pods(self, namespace: str, selector: str) -> list[Object]:
+        """See `Kube`."""
+        found = self._plain(
+            f"Pods in {namespace}",
+            lambda: self._core.list_namespaced_pod(
+                namespace, label_selector=selector, _request_timeout=TIMEOUT
+            ),
+        )
+        return list((found or {}).get("items") or ())
+
+    def log(self, namespace: str, pod: str) -> list[str]:
+        """See `Kube`."""
+        from kubernetes.client import ApiException
+
+        try:
+            text = self._core.read_namespaced_pod_log(pod, namespace, _request_timeout=TIMEOUT)
+        except ApiException as error:
+            if error.status in (400, 404):
+                # Its container waits, or it has just gone.
+                return []
+            raise KubeError(f"log of Pod {namespace}/{pod}: {_message(error)}") from None
+        return str(text).splitlines()
+
+    def _plain(self, what: str, call: Callable[[], Any]) -> Object | None:
+        """An object as the API server spells it; None when there is none."""
+        api: Any = self._api
+        found: Object | None = api.sanitize_for_serialization(_asked(what, call))
+        return found
 
 
 def _in_pod(configuration: Any) -> bool:

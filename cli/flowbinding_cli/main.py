@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 
 from flowbinding_api.errors import FlowBindingError, InvalidBindingError
 from flowbinding_cli.dead_letters import dead_letters
+from flowbinding_cli.explain import explain
 from flowbinding_cli.manifests import config, flow, validate
 from flowbinding_cli.output import note
 from flowbinding_cli.produce import produce
+from flowbinding_cli.run import run
 from flowbinding_cli.status import status
 from flowbinding_cli.tail import tail
 from flowbinding_cli.watch import watch
@@ -47,6 +49,8 @@ app = typer.Typer(
 app.command()(produce)
 app.command()(watch)
 app.command()(status)
+app.command()(explain)
+app.command()(run)
 app.command()(tail)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(flow, name="flow")

@@ -163,6 +163,11 @@ def _where(
         return {"bootstrap_servers": checked_servers(bootstrap_servers)}, topic
     target = find(binding)
     topics = target.binding.spec.source.all_topics
+    if topic is None and not topics:
+        raise FlowBindingError(
+            f"{target.binding.key} runs on a schedule and reads no topic: `flowbinding run"
+            f" {target.binding.metadata.name}` runs it now, with --value for another message"
+        )
     if topic is None and len(topics) > 1:
         raise typer.BadParameter(
             f"{target.binding.key} has several topics: say --topic, one of {', '.join(topics)}"

@@ -62,12 +62,13 @@ class Scope:
             FlowBindingError: Dead letters are switched off.
         """
         sources = binding.spec.source.all_topics
-        topics = [binding.dead_letter_topic(topic) for topic in sources]
+        # A schedule's dead letters have a topic only by name.
+        topics = [binding.dead_letter_topic(topic) for topic in sources or ("",)]
         named = tuple(dict.fromkeys(topic for topic in topics if topic))
         if not named:
-            raise FlowBindingError(
-                f"{binding.key} has no dead letters: spec.deadLetter.enabled is false"
-            )
+            scheduled = binding.spec.source.schedule is not None
+            why = "topic is not set" if scheduled else "enabled is false"
+            raise FlowBindingError(f"{binding.key} has no dead letters: spec.deadLetter.{why}")
         return cls(binding.consumer_group, named, sources)
 
 

@@ -89,7 +89,8 @@ def status(
     target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
     kafka, trouble = KafkaStatus(), ""
     try:
-        kafka = asyncio.run(_kafka_status(target.binding, target.options()))
+        if target.binding.spec.source.schedule is None:
+            kafka = asyncio.run(_kafka_status(target.binding, target.options()))
     except FlowBindingError as error:
         # What Kubernetes knows is worth showing all the same.
         if target.live is None:
@@ -194,7 +195,14 @@ def show(console: Console, binding: FlowBinding, live: Object, kafka: KafkaStatu
         "Flow": f"{spec.flow.backend.value} {spec.flow.id or ''}".strip(),
         "Group": binding.consumer_group,
     }
-    if live:
+    if (schedule := spec.source.schedule) is not None:
+        del facts["Topics"], facts["Group"]
+        facts["Schedule"] = f"{schedule.cron} ({schedule.time_zone})"
+        if live:
+            due, good = live.get("lastScheduleTime"), live.get("lastSuccessfulTime")
+            reason = live.get("reason", "no reason yet")
+            facts["Last run"] = f"due {due or 'never yet'}, ended well {good or 'never'} ({reason})"
+    elif live:
         facts["Workers"] = (
             f"{live.get('readyReplicas', 0)} ready, {live.get('replicas', 0)} there,"
             f" {live.get('desiredReplicas', '?')} desired ({live.get('reason', 'no reason yet')})"

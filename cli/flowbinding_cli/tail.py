@@ -76,9 +76,7 @@ def topics_of(binding: FlowBinding) -> list[str]:
     Raises:
         FlowBindingError: Nowhere.
     """
-    dead = [binding.dead_letter_topic(topic) for topic in binding.spec.source.all_topics]
-    output = binding.spec.output.topic if binding.spec.output else None
-    topics = list(dict.fromkeys(topic for topic in (output, *dead) if topic))
+    topics = list(binding.written_topics)
     if not topics:
         raise FlowBindingError(f"{binding.key} writes nothing: it has no output, no dead letters")
     return topics
@@ -148,7 +146,7 @@ def line_of(binding: FlowBinding, record: ConsumerRecord) -> Line | None:
         "value": readable(record.value),
         "source": None,
     }
-    if binding.spec.output is not None and record.topic == binding.spec.output.topic:
+    if binding.spec.output is not None and record.topic in binding.spec.output.topics:
         headers = {name: content for name, content in record.headers if content is not None}
         if headers.get(RESULT_BINDING) == binding.key.encode():
             return {**line, "source": flat(headers.get(RESULT_SOURCE, b"?"))}

@@ -53,6 +53,9 @@ class Row:
         spec, status = item.get("spec") or {}, item.get("status") or {}
         source, flow = spec.get("source") or {}, spec.get("flow") or {}
         topics = [source["topic"]] if source.get("topic") else source.get("topics") or []
+        if schedule := source.get("schedule"):
+            # What stands where others have their topic.
+            topics = [f"({schedule.get('cron', '')})"]
         conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
         ready = conditions.get("Ready", {})
         healthy = {"True": True, "False": False}.get(ready.get("status", ""))

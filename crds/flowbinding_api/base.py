@@ -14,13 +14,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from flowbinding_api.templates import checked_expression, checked_leaves, checked_template
+from flowbinding_api.templates import (
+    REQUEST_NAMES,
+    RESULT_NAMES,
+    checked_expression,
+    checked_leaves,
+    checked_template,
+)
 
 SECRETS_DIRECTORY = "/var/run/flowbinding/secrets"
 """Where a worker finds Secrets: `<directory>/<secret name>/<key>`."""
 
 CONFIGMAPS_DIRECTORY = "/var/run/flowbinding/configmaps"
 """Where a worker finds ConfigMaps: `<directory>/<config map name>/<key>`."""
+
+FLOW_VOLUME_DIRECTORY = "/var/run/flowbinding/flow"
+"""Where a worker finds the volume with its flow file."""
 
 SPOOL_DIRECTORY = "/var/run/flowbinding/spool"
 """Where a worker keeps results while Kafka does not take them."""
@@ -84,13 +93,54 @@ DataKey = Annotated[
 Template = Annotated[str, StringConstraints(max_length=65536), AfterValidator(checked_template)]
 """A sandboxed Jinja2 template."""
 
+RequestTemplate = Annotated[
+    str,
+    StringConstraints(max_length=65536),
+    AfterValidator(lambda text: checked_template(text, REQUEST_NAMES)),
+]
+"""A template that sees the rendered input and session as well."""
+
+ResultTemplate = Annotated[
+    str,
+    StringConstraints(max_length=65536),
+    AfterValidator(lambda text: checked_template(text, RESULT_NAMES)),
+]
+"""A template that sees the result as well."""
+
 Expression = Annotated[
     str, StringConstraints(min_length=1, max_length=4096), AfterValidator(checked_expression)
 ]
 """A Jinja2 expression, without braces."""
 
+ResultExpression = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=4096),
+    AfterValidator(lambda text: checked_expression(text, RESULT_NAMES)),
+]
+"""An expression that sees the result as well."""
+
 TemplateTree = Annotated[dict[str, Any], AfterValidator(checked_leaves)]
 """Free-form data in which every string is a template."""
+
+RequestTree = Annotated[
+    dict[str, Any], AfterValidator(lambda value: checked_leaves(value, REQUEST_NAMES))
+]
+"""The same, with templates that see the rendered input and session as well."""
+
+_UNITS: dict[str, int] = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
+    unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)
+}
+SizeLimit = Annotated[
+    str, StringConstraints(max_length=16, pattern=r"^(0|[1-9][0-9]{0,12}(k|M|G|T|Ki|Mi|Gi|Ti)?)$")
+]
+"""A whole number of bytes as a Kubernetes quantity, e.g. 256Mi."""
+
+
+def size_in_bytes(size: str) -> int:
+    """A `SizeLimit` in bytes."""
+    digits = size.rstrip("kKMGTi")
+    return int(digits) * _UNITS[size.removeprefix(digits)]
+
 
 Url = Annotated[
     str, StringConstraints(min_length=8, max_length=2048, pattern=r"^https?://[^\s/]+[^\s]*$")

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 import yaml
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from flowbinding_api.base import DNS_LABEL, DNS_SUBDOMAIN, ApiModel, Rule
 from flowbinding_api.errors import InvalidBindingError, Problem
+from flowbinding_api.schedule import MAX_SCHEDULED_NAME
 from flowbinding_api.spec import FlowBindingSpec
 
 GROUP = "flowbinding.io"
@@ -27,6 +28,9 @@ SHORT_NAME = "fb"
 DEAD_LETTER_SUFFIX = ".dlq"
 MAX_TOPIC = 249
 """Longest name of a Kafka topic."""
+
+MAX_PATTERN_MESSAGE = 160
+"""Of longer messages about a pattern, such as cron's, nobody can see what is wrong."""
 
 MAX_NAME = 56
 """Longest name of a binding: `<name>-worker` still has to fit a label value (63 characters)."""
@@ -70,12 +74,24 @@ class FlowBinding(ApiModel):
         ),
         Rule(
             "!self.spec.deadLetter.enabled || has(self.spec.deadLetter.topic) ||"
+            " has(self.spec.source.schedule) ||"
             " (has(self.spec.source.topic) ? [self.spec.source.topic] : self.spec.source.topics)"
             f".all(t, size(t) + size(self.metadata.name) + {len(DEAD_LETTER_SUFFIX) + 1}"
             f" <= {MAX_TOPIC})",
             f"required: the default name would exceed {MAX_TOPIC} characters",
             "spec.deadLetter.topic",
             lambda binding: _dead_letter_name_fits(binding),
+        ),
+        Rule(
+            "!has(self.spec.source.schedule) ||"
+            f" size(self.metadata.name) <= {MAX_SCHEDULED_NAME}",
+            f"must have at most {MAX_SCHEDULED_NAME} characters with source.schedule: a CronJob's"
+            " name is shorter than others",
+            "metadata.name",
+            lambda binding: (
+                binding["spec"]["source"].get("schedule") is None
+                or len(binding["metadata"]["name"]) <= MAX_SCHEDULED_NAME
+            ),
         ),
     )
 
@@ -91,23 +107,50 @@ class FlowBinding(ApiModel):
         return group or f"{self.metadata.namespace}.{self.metadata.name}"
 
     def dead_letter_topic(self, source_topic: str) -> str | None:
-        """Topic for dead letters of `source_topic`; None when they are switched off."""
+        """Topic for dead letters of `source_topic`; None when they go nowhere.
+
+        A schedule has no source topic to name one after, so that it has none by default: its Job
+        shows what failed.
+        """
         if not self.spec.dead_letter.enabled:
             return None
+        if self.spec.source.schedule is not None:
+            return self.spec.dead_letter.topic
         default = f"{source_topic}.{self.metadata.name}{DEAD_LETTER_SUFFIX}"
         return self.spec.dead_letter.topic or default
+
+    @property
+    def written_topics(self) -> tuple[str, ...]:
+        """Every topic that results or dead letters go to, without repeats."""
+        spec = self.spec
+        output = spec.output.topics if spec.output is not None else ()
+        sources = spec.source.all_topics or ("",)
+        dead = [topic for name in sources if (topic := self.dead_letter_topic(name))]
+        return tuple(dict.fromkeys([*output, *dead]))
+
+    @property
+    def needs_kafka(self) -> bool:
+        """Whether anything is read from Kafka or written to it; a schedule may do without."""
+        return bool(self.spec.source.all_topics or self.written_topics)
 
     def document(self) -> dict[str, Any]:
         """The manifest as plain data in the API's spelling, defaults filled in, nulls left out."""
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        # In tweaks, null is a value.
-        document["spec"]["flow"]["tweaks"] = copy.deepcopy(self.spec.flow.tweaks)
+        # In tweaks, in HTTP's body and in a schedule's value, null is a value.
+        flow = self.spec.flow
+        document["spec"]["flow"]["tweaks"] = copy.deepcopy(flow.tweaks)
+        if flow.http is not None and flow.http.body is not None:
+            document["spec"]["flow"]["http"]["body"] = copy.deepcopy(flow.http.body)
+        schedule = self.spec.source.schedule
+        if schedule is not None and schedule.value is not None:
+            document["spec"]["source"]["schedule"]["value"] = copy.deepcopy(schedule.value)
         return document
 
 
 def _dead_letter_name_fits(binding: Mapping[str, Any]) -> bool:
     dead_letter, source = binding["spec"].get("deadLetter") or {}, binding["spec"]["source"]
-    if dead_letter.get("enabled") is False or dead_letter.get("topic"):
+    named = dead_letter.get("enabled") is False or dead_letter.get("topic")
+    if named or source.get("schedule") is not None:
         return True
     longest = max(map(len, [source.get("topic") or "", *(source.get("topics") or [])]))
     return longest + 1 + len(binding["metadata"]["name"]) + len(DEAD_LETTER_SUFFIX) <= MAX_TOPIC
@@ -160,7 +203,7 @@ def read_document(text: str) -> Mapping[str, Any]:
 
 
 def _without_nulls(value: Any, name: str = "") -> Any:
-    if isinstance(value, Mapping) and name != "tweaks":
+    if isinstance(value, Mapping) and name not in ("tweaks", "value", "body"):
         return {k: _without_nulls(item, k) for k, item in value.items() if item is not None}
     return value
 
@@ -178,6 +221,9 @@ def _broken_rules(model: type[ApiModel], given: Any, path: str) -> Iterator[Prob
         if inner is not None and isinstance(value, list):
             for index, item in enumerate(value):
                 yield from _broken_rules(inner, item, f"{prefix}{alias}[{index}]")
+        elif inner is not None and get_origin(info.annotation) is dict:
+            for key, item in value.items() if isinstance(value, Mapping) else ():
+                yield from _broken_rules(inner, item, f"{prefix}{alias}.{key}")
         elif inner is not None:
             yield from _broken_rules(inner, value, f"{prefix}{alias}")
     for rule in model.rules:
@@ -221,6 +267,9 @@ def _problem(item: Any) -> Problem:
         message = "required"
     elif item["type"] in ("enum", "literal_error"):
         message = f"{message}, got {_clip(repr(item['input']))}"
+    elif item["type"] == "string_pattern_mismatch" and len(message) > MAX_PATTERN_MESSAGE:
+        shape = _shape(item.get("input"))
+        message = f"not of the form that the field's description shows, got {shape}"
     else:
         message = f"{message}, got {_shape(item.get('input'))}"
     return Problem(path, message)

@@ -49,6 +49,8 @@ COLUMNS = (
     ("LagSeconds", "number", ".status.lagSeconds", 1, "Age of the oldest message"),
     ("Rate", "number", ".status.arrivalRate", 1, "Messages per second that arrive"),
     ("Reason", "string", ".status.reason", 1, "Why that many Pods"),
+    ("Schedule", "string", ".spec.source.schedule.cron", 1, "When it runs without messages"),
+    ("LastRun", "date", ".status.lastScheduleTime", 1, "Since a scheduled run was due last"),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Since when"),
 )
 
@@ -111,7 +113,7 @@ def _version() -> dict[str, Any]:
 def _root() -> dict[str, Any]:
     return {
         "type": "object",
-        "description": "Runs an AI flow for every message of a Kafka topic.",
+        "description": "Runs an AI flow for every message of a Kafka topic, or at certain times.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string"},

@@ -6,9 +6,7 @@ reads them. Nothing here connects.
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +15,7 @@ from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, Sasl, Tls
+from flowbinding_api.tls import UNUSABLE, client_context, load_certificate
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 """Far above any sensible topic's limit: the broker decides what is too large."""
@@ -77,16 +76,15 @@ def ssl_context(tls: Tls, secret: SecretReader) -> ssl.SSLContext:
     Raises:
         FlowBindingError: KafkaNotConfigured when a certificate or key cannot be used.
     """
-    context = ssl.create_default_context()
-    if tls.ca_secret_ref is not None:
-        # Only this authority: a user who names one does not mean "and every public one".
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        with _usable(tls.ca_secret_ref):
-            context.load_verify_locations(cadata=secret(tls.ca_secret_ref).decode())
-    if tls.certificate_secret_ref is not None and tls.key_secret_ref is not None:
-        pair = secret(tls.certificate_secret_ref) + b"\n" + secret(tls.key_secret_ref)
-        with _usable(tls.certificate_secret_ref), _as_file(pair) as path:
-            context.load_cert_chain(path)
+    ca, certificate, key = tls.ca_secret_ref, tls.certificate_secret_ref, tls.key_secret_ref
+    context = client_context(None)
+    if ca is not None:
+        with _usable(ca):
+            context = client_context(secret(ca))
+    if certificate is not None and key is not None:
+        pair = secret(certificate), secret(key)
+        with _usable(certificate):
+            load_certificate(context, *pair)
     return context
 
 
@@ -106,30 +104,9 @@ def _text(ref: SecretKeyRef, secret: SecretReader) -> str:
 def _usable(ref: SecretKeyRef) -> Iterator[None]:
     try:
         yield
-    except (ssl.SSLError, UnicodeDecodeError, ValueError) as error:
+    except UNUSABLE as error:
         what = getattr(error, "reason", None) or type(error).__name__
         raise FlowBindingError(
             f"Secret {ref.name}, key {ref.key}: not usable for Kafka ({what})",
             reason=Reason.KAFKA_NOT_CONFIGURED,
         ) from None
-
-
-@contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """A path to `content` for OpenSSL, which takes keys from files only.
-
-    Memory where the system has it: a private key should not touch a disk, and a Pod's root file
-    system is read-only.
-    """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("kafka-client")
-        try:
-            os.write(descriptor, content)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-    else:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(content)
-            file.flush()
-            yield file.name

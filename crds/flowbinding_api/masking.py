@@ -15,8 +15,8 @@ _SECRET_NAME = re.compile(
     r"password|passwd|secret|token|api[-_]?key|authorization|bearer|credential|cookie|private[-_]?key",
     re.IGNORECASE,
 )
-_ONLY_NAMES = ("Ref", "Header", "imagePullSecrets")
-"""Fields that name Secrets or headers and hold none."""
+_ONLY_NAMES = ("Ref", "Header", "imagePullSecrets", "tokenUrl")
+"""Fields that name Secrets, headers or addresses and hold none."""
 
 
 def masked(binding: FlowBinding) -> dict[str, Any]:
@@ -39,6 +39,12 @@ def _mask(value: Any) -> Any:
 
 
 def _mask_field(name: str, value: Any) -> Any:
+    if name == "globalVariables":
+        # Their names may say nothing, and their values anything.
+        hidden = {"value": MASK}
+        return {key: {**item, **hidden} if "value" in item else item for key, item in value.items()}
+    if name == "headers" and isinstance(value, dict):
+        return dict.fromkeys(value, MASK)
     if _SECRET_NAME.search(name) and not name.endswith(_ONLY_NAMES):
         return MASK
     return _mask(value)

@@ -25,6 +25,10 @@ class Reason(StrEnum):
     TOPIC_FOUND = "TopicFound"
     TOPIC_MISSING = "TopicMissing"
     TOPIC_UNAUTHORIZED = "TopicUnauthorized"
+    MORE_PARTITIONS = "MorePartitions"
+    PROVISIONING_DENIED = "ProvisioningDenied"
+    PROVISIONING_REFUSED = "ProvisioningRefused"
+    PROVISIONING_FAILED = "ProvisioningFailed"
     KAFKA_NOT_CONFIGURED = "KafkaNotConfigured"
     KAFKA_UNREACHABLE = "KafkaUnreachable"
     KAFKA_UNAUTHORIZED = "KafkaUnauthorized"
@@ -37,6 +41,8 @@ class Reason(StrEnum):
     # FlowReachable
     FLOW_ANSWERED = "FlowAnswered"
     NOT_CALLED_YET = "NotCalledYet"
+    SERVER_HEALTHY = "ServerHealthy"
+    PROBE_FAILED = "ProbeFailed"
     FLOW_UNAUTHORIZED = "FlowUnauthorized"
     FLOW_NOT_FOUND = "FlowNotFound"
     FLOW_UNREACHABLE = "FlowUnreachable"
@@ -45,6 +51,7 @@ class Reason(StrEnum):
     FLOW_THROTTLED = "FlowThrottled"
     FLOW_TIMEOUT = "FlowTimeout"
     ENGINE_MISSING = "EngineMissing"
+    ECHO_INSTEAD = "EchoInstead"
 
     # WorkersAvailable
     WORKERS_READY = "WorkersReady"
@@ -54,10 +61,17 @@ class Reason(StrEnum):
     WORKERS_CRASHING = "WorkersCrashing"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
 
+    # source.schedule: status.reason, Ready and Degraded
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    RUN_SUCCEEDED = "RunSucceeded"
+    RUN_FAILED = "RunFailed"
+
     # Degraded, as workers report it
     OUTPUT_UNAVAILABLE = "OutputUnavailable"
     DEAD_LETTER_UNAVAILABLE = "DeadLetterUnavailable"
     RECORD_UNREADABLE = "RecordUnreadable"
+    OFFSET_OUT_OF_RANGE = "OffsetOutOfRange"
     DEAD_LETTER_FLOOD = "DeadLetterFlood"
     UNEXPECTED_ERROR = "UnexpectedError"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,6 +97,12 @@ def _value(annotation: Any, text: str) -> Any:
         if annotation is not None:
             return TypeAdapter(annotation).validate_python(text)
     except ValidationError:
+        pass
+    try:
+        if text.startswith(("{", "[")):
+            # YAML reads JSON's surrogate pairs and control characters otherwise.
+            return json.loads(text)
+    except ValueError:
         pass
     try:
         return yaml.safe_load(text)

@@ -15,7 +15,7 @@ SomeReplicas = Annotated[int, Field(ge=1, le=10000)]
 WindowSeconds = Annotated[int, Field(ge=0, le=3600)]
 
 
-def _cron() -> str:
+def _cron(last_day: int = 7) -> str:
     """A regular expression of five cron fields with their ranges, for the API server too."""
     months = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
     days = "SUN|MON|TUE|WED|THU|FRI|SAT"
@@ -24,7 +24,7 @@ def _cron() -> str:
         "1?[0-9]|2[0-3]",
         "[1-9]|[12][0-9]|3[01]",
         f"[1-9]|1[0-2]|{months}",
-        f"[0-7]|{days}",
+        f"[0-{last_day}]|{days}",
     )
     fields = []
     for number in numbers:
@@ -44,6 +44,8 @@ def _known_zone(name: str) -> str:
 
 Cron = Annotated[str, StringConstraints(max_length=256, pattern=_cron())]
 """Minute, hour, day of the month, month and day of the week."""
+JOB_CRON = _cron(last_day=6)
+"""The same as CronJobs have it: Sunday is 0 and not 7."""
 TimeZone = Annotated[
     str,
     StringConstraints(

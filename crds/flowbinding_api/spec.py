@@ -12,13 +12,18 @@ from flowbinding_api.base import (
     ApiModel,
     Expression,
     ObjectName,
+    ResultTemplate,
     Rule,
     SecretKeyRef,
-    Template,
+    SizeLimit,
     TopicName,
+    size_in_bytes,
 )
 from flowbinding_api.flow import Flow
+from flowbinding_api.provisioning import Provisioning
+from flowbinding_api.routes import Route
 from flowbinding_api.scaling import Scaling
+from flowbinding_api.schedule import RunSchedule
 from flowbinding_api.worker import Worker
 
 # What a resolver takes: labels of 1 to 63 characters, or an IPv6 address in brackets. Anything else
@@ -48,6 +53,8 @@ class Format(StrEnum):
     JSON = "JSON"
     TEXT = "Text"
     BYTES = "Bytes"
+    CLOUD_EVENTS = "CloudEvents"
+    REPORT = "Report"
 
 
 class SaslMechanism(StrEnum):
@@ -80,21 +87,27 @@ class Source(ApiModel):
     """The Kafka topic to consume."""
     topics: Annotated[list[TopicName], Field(min_length=1, max_length=64)] | None = None
     """Several Kafka topics to consume as one."""
+    schedule: RunSchedule | None = None
+    """Runs the flow once at each of certain times, instead of for each message."""
     consumer_group: Annotated[str, StringConstraints(min_length=1, max_length=249)] | None = None
     """Kafka consumer group; <namespace>.<name> when absent. Cannot be changed."""
     start_from: StartFrom = StartFrom.EARLIEST
     """Where a group without committed offsets begins. The operator commits that position when the
     binding is created."""
     format: Format = Format.AUTO
-    """How bytes become `value`. Auto: JSON when it parses, else {"message": text}."""
+    """How bytes become `value`. Auto: JSON when it parses, else {"message": text}; the data of a
+    CloudEvent whose headers say that it is one. CloudEvents, Report: the data of the event, or the
+    report, and nothing else is taken; `event` in templates has what the envelope says."""
     filter: Expression | None = None
     """Jinja2 expression; a message for which it is false is done without a run, and counted."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "has(self.topic) != has(self.topics)",
-            "set exactly one of topic and topics",
-            holds=lambda source: (source["topic"] is None) != (source["topics"] is None),
+            "[has(self.topic), has(self.topics), has(self.schedule)].exists_one(x, x)",
+            "set exactly one of topic, topics and schedule",
+            holds=lambda source: (
+                [source[name] is None for name in ("topic", "topics", "schedule")].count(False) == 1
+            ),
         ),
         Rule(
             "has(self.consumerGroup) == has(oldSelf.consumerGroup) && "
@@ -172,15 +185,6 @@ class HeaderStyle(StrEnum):
     BOTH = "Both"
 
 
-_UNITS: dict[str, int] = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
-    unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)
-}
-SizeLimit = Annotated[
-    str, StringConstraints(max_length=16, pattern=r"^(0|[1-9][0-9]{0,12}(k|M|G|T|Ki|Mi|Gi|Ti)?)$")
-]
-"""A whole number of bytes as a Kubernetes quantity, e.g. 256Mi."""
-
-
 class Spool(ApiModel):
     """Where results and dead letters wait, on disk, while Kafka does not take them."""
 
@@ -193,8 +197,7 @@ class Spool(ApiModel):
     @property
     def bytes(self) -> int:
         """`size_limit` in bytes."""
-        digits = self.size_limit.rstrip("kKMGTi")
-        return int(digits) * _UNITS[self.size_limit.removeprefix(digits)]
+        return size_in_bytes(self.size_limit)
 
 
 class Guarantee(StrEnum):
@@ -208,23 +211,31 @@ class Output(ApiModel):
     """Where results go."""
 
     topic: TopicName
-    """Topic of the results."""
+    """Topic of the results; with routes, of those that none of them takes."""
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
     """How often a message's result, or dead letter, may be there after a crash. ExactlyOnce: once,
     for readers with isolation.level=read_committed, by Kafka transactions; results wait in memory
     instead of on disk, and a rebalance waits for running calls. The flow itself may still run
     again."""
-    key: Template = "{{ key }}"
+    key: ResultTemplate = "{{ key }}"
     """Template of the result's key; the message's own bytes by default, null if they are null."""
-    value: Template | None = None
+    value: ResultTemplate | None = None
     """Template of the result's value. Default: JSON with result, source, binding, flow, sessionId
     and timestamp."""
     envelope: Envelope = Envelope.NONE
     """What the result is wrapped in: the flow's answer, or what the value's template makes of it.
     Report: JSON with timestamp, source, topic and report. CloudEvents: a structured event in
     JSON."""
+    routes: Annotated[list[Route], Field(max_length=32)] = Field(default_factory=list)
+    """Topics for certain results: the first route whose `when` holds takes a result. One that
+    cannot be told makes the message a dead letter."""
     spool: Spool = Spool()
     """Where results and dead letters wait, on disk, while Kafka does not take them."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic that results may go to, without repeats."""
+        return tuple(dict.fromkeys([self.topic, *(route.topic for route in self.routes)]))
 
 
 class DeadLetter(ApiModel):
@@ -326,6 +337,8 @@ class FlowBindingSpec(ApiModel):
     """How many runs happen at once."""
     rate_limit: RateLimit = RateLimit()
     """How many runs begin in a time."""
+    provisioning: Provisioning = Provisioning()
+    """Topics that the operator makes; none by default."""
     scaling: Scaling = Scaling()
     """How many workers run."""
     worker: Worker = Worker()
@@ -339,9 +352,29 @@ class FlowBindingSpec(ApiModel):
             lambda spec: not _consumed(spec, (spec["output"] or {}).get("topic")),
         ),
         Rule(
+            "!has(self.output) || !has(self.output.routes)"
+            " || !self.output.routes.exists(r, " + _consumes("r.topic") + ")",
+            "must not go to a source topic: every result there would run the flow again",
+            "output.routes",
+            lambda spec: not any(
+                _consumed(spec, route["topic"])
+                for route in (spec["output"] or {}).get("routes") or []
+            ),
+        ),
+        Rule(
             "!has(self.deadLetter.topic) || !" + _consumes("self.deadLetter.topic"),
             "must not be a source topic: every dead letter would run the flow again",
             "deadLetter.topic",
             lambda spec: not _consumed(spec, spec["deadLetter"].get("topic")),
+        ),
+        Rule(
+            "!has(self.source.schedule) || !has(self.output)"
+            " || self.output.guarantee != 'ExactlyOnce'",
+            "ExactlyOnce needs offsets to commit: not allowed with source.schedule",
+            "output.guarantee",
+            lambda spec: (
+                spec["source"].get("schedule") is None
+                or (spec["output"] or {}).get("guarantee") != "ExactlyOnce"
+            ),
         ),
     )

@@ -55,6 +55,54 @@ class Condition(ApiModel):
     """Generation of the spec that this speaks of."""
 
 
+class Hold(StrEnum):
+    """What has to pass before the number of workers changes."""
+
+    SETTLING = "Settling"
+    STABILIZATION_WINDOW = "StabilizationWindow"
+    OBSERVING = "Observing"
+    MARGIN = "Margin"
+    SCALING_POLICY = "ScalingPolicy"
+    IDLE_SECONDS = "IdleSeconds"
+    ACTIVATION_AGE = "ActivationAge"
+
+
+class ScalingStatus(ApiModel):
+    """What the number of workers was made from. Rates and the lag are beside it, in `status`."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    """When this last changed."""
+    asked: str | None = None
+    """What asks for workers, whatever bounds and damping make of it: Backlog, Arrivals, Idle or
+    NotActivated."""
+    limited_by: str | None = None
+    """What keeps it from wanting more."""
+    needed_replicas: int | None = None
+    """Worker Pods that are needed, before bounds and damping."""
+    wanted_replicas: int | None = None
+    """The same within the bounds, before damping."""
+    min_replicas: int | None = None
+    """Lower bound in force: minReplicas, or a schedule's."""
+    max_replicas: int | None = None
+    """Upper bound in force: maxReplicas, or a schedule's."""
+    active_partitions: int | None = None
+    """Partitions that have had messages lately; more workers than these have nothing to do. Absent
+    at rest."""
+    fast_arrival_rate: float | None = None
+    """Messages per second that arrived in the last 30 s."""
+    slow_arrival_rate: float | None = None
+    """Messages per second that arrived in the last 3 min."""
+    slots_per_replica: float | None = None
+    """Runs that one worker has in flight at most, by its own word: fewer than perReplica while the
+    backend asks for less."""
+    hold: Hold | None = None
+    """What has to pass before the number changes by itself."""
+    hold_until: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
+    """When it will have passed, if nothing else happens."""
+
+
 class FlowBindingStatus(ApiModel):
     """What the operator saw last."""
 
@@ -93,8 +141,20 @@ class FlowBindingStatus(ApiModel):
     """Seconds that one run takes, as measured last."""
     last_scale_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
     """When desiredReplicas last changed."""
+    last_schedule_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = (
+        None
+    )
+    """With source.schedule: when a run was due last."""
+    last_successful_time: (
+        Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None
+    ) = None
+    """With source.schedule: when a run ended well last."""
+    flow_version: str | None = None
+    """Version of the Langflow server, as it told the operator last."""
     reason: str | None = None
-    """Why desiredReplicas is what it is."""
+    """Why desiredReplicas is what it is; with source.schedule, how the last run stands."""
+    scaling: ScalingStatus | None = None
+    """What desiredReplicas was made from: `flowbinding explain` puts it into words."""
     conditions: Annotated[
         list[Condition],
         Field(

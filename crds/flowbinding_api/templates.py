@@ -1,13 +1,13 @@
-"""The template language: sandboxed Jinja2, strict about undefined names, bounded in memory.
+"""The template language: sandboxed Jinja2, strict about names, bounded in memory and time.
 
 Lives beside the models because a template is part of what a manifest may say: the operator rejects
 a broken one with the field's path before any worker starts, and the worker compiles the same text
 once and runs it for every message.
 
-What Jinja2's own sandbox leaves open is how large a value may grow: `"x" * 10**10` is one harmless
-looking expression, and as a constant it would even be computed while compiling, in the operator.
-So nothing is folded at compile time, and whatever can multiply its input is measured first. What
-is not limited is time: loops within loops over long lists take as long as they take.
+What Jinja2's own sandbox leaves open is how large a value may grow and how long a rendering may
+take. So nothing is folded at compile time; whatever can multiply its input is measured first (see
+`template_limits`); all that one rendering makes is added up; and the generated code looks at the
+thread's CPU clock in each round of a loop, each macro, each call, filter and test.
 
 Two things differ from plain Jinja2, because templates write prompts and JSON rather than HTML:
 objects, lists and booleans appear in text as JSON, and None as nothing.
@@ -17,56 +17,93 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import GeneratorType
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, nodes
-from jinja2.compiler import CodeGenerator
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_SIZE = 10 * 1024 * 1024
-"""Characters that a rendered text, or any value on the way to it, may have."""
+from flowbinding_api.template_code import Generator, Names
+from flowbinding_api.template_limits import (
+    MAX_SIZE,
+    check,
+    check_binop,
+    check_filter,
+    check_method,
+    weight,
+)
 
-_MAX_BITS = 65_536
-"""Largest integer, in bits: far beyond what JSON readers take, far below what takes seconds."""
+__all__ = [
+    "MAX_SECONDS",
+    "MAX_SIZE",
+    "MESSAGE_NAMES",
+    "REQUEST_NAMES",
+    "RESULT_NAMES",
+    "Environment",
+    "check_size",
+    "checked_expression",
+    "checked_leaves",
+    "checked_template",
+    "environment",
+]
 
-_MAX_SIZING = 1_000_000
-"""Largest integer argument of the filters below: a width or a count."""
+MAX_SECONDS = 1.0
+"""CPU time that one rendering may take; an ordinary one takes some 20 µs."""
 
-_SIZING_FILTERS = frozenset({"batch", "center", "indent", "round", "slice"})
-_UNBOUNDED_METHODS = frozenset({"expandtabs", "translate", "to_bytes", "from_bytes"})
-_PERCENT_WIDTH = re.compile(r"[%).][ #+\-0]*[0-9]{7,}")
-_BRACE_FIELD = re.compile(r"\{[^{}]*[{}]")
-_SEVEN_DIGITS = re.compile(r"[0-9]{7,}")
+MAX_MADE = 8 * MAX_SIZE
+"""Characters that one rendering may make in all, what it throws away included."""
+
+_LARGE = 4096
+
+MESSAGE_NAMES = frozenset(
+    {
+        *("value", "text", "key", "headers", "topic", "partition", "offset", "timestamp"),
+        *("binding", "event"),
+    }
+)
+"""What templates see of a message; `payload.decode` in the worker makes them."""
+
+REQUEST_NAMES = MESSAGE_NAMES | {"input", "session", "flow"}
+"""What templates of an HTTP request see."""
+
+RESULT_NAMES = MESSAGE_NAMES | {"result"}
+"""What templates of the output see."""
+
+_UNBOUNDED_METHODS = frozenset(
+    {"encode", "expandtabs", "from_bytes", "striptags", "to_bytes", "translate"}
+)
+_UNBOUNDED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+"""For HTML and for debugging; their time or their outcome grows with the square of the input."""
 
 
-class _Generator(CodeGenerator):
-    """Generates code that evaluates nothing while compiling, and measures `~`."""
+_Do = Callable[..., Any]
 
-    def _output_child_to_const(self, node: nodes.Expr, frame: Any, finalize: Any) -> str:
-        if not isinstance(node, nodes.TemplateData):
-            raise nodes.Impossible
-        return super()._output_child_to_const(node, frame, finalize)
 
-    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:  # noqa: N802
-        self.write("environment.concat_text((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
+class _Buffer(list[str]):
+    """What a macro or a block has written, measured as it is written."""
+
+    def __init__(self, env: Environment) -> None:
+        super().__init__()
+        self._made = env.made
+
+    def append(self, part: str) -> None:
+        super().append(self._made(part))
+
+    def extend(self, parts: Iterable[str]) -> None:
+        super().extend(self._made(part) for part in parts)
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with every operation measured that could make much out of little."""
+    """The sandbox, bounded. One rendering at a time: it counts what that one has used."""
 
-    code_generator_class = _Generator
+    code_generator_class = Generator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = MAX_SECONDS) -> None:
         # Results are JSON and prompts, never HTML.
         super().__init__(
             undefined=StrictUndefined,
@@ -76,8 +113,48 @@ class Environment(ImmutableSandboxedEnvironment):
             finalize=_text,
         )
         self.filters["tojson"] = _tojson
-        self.filters = {name: _bounded(name, do) for name, do in self.filters.items()}
+        for name in _UNBOUNDED_FILTERS:
+            del self.filters[name]
+        self.filters = {name: self._bounded(name, do) for name, do in self.filters.items()}
+        self.tests = {name: self._ticking(cast(_Do, do)) for name, do in self.tests.items()}
         del self.globals["lipsum"]
+        self._seconds = seconds
+        self._until = 0.0
+        self._made = 0
+
+    def begin(self) -> None:
+        """A rendering begins; generated code says so."""
+        self._until = time.thread_time() + self._seconds
+        self._made = 0
+
+    def tick(self) -> None:
+        """Go on, if there is time left.
+
+        Raises:
+            SecurityError: If there is none.
+        """
+        if time.thread_time() > self._until:
+            raise SecurityError(f"takes more than {self._seconds:g} s of CPU time")
+
+    def made(self, value: Any) -> Any:
+        """`value` itself, if it is of reasonable size, as is all that was made before.
+
+        Raises:
+            SecurityError: If not.
+        """
+        size = weight(value)
+        check(size)
+        if size > _LARGE:
+            # To have measured it takes its time.
+            self.tick()
+        self._made += size
+        if self._made > MAX_MADE:
+            raise SecurityError(f"makes more than {MAX_MADE // 1024 // 1024} MiB on the way")
+        return value
+
+    def buffer(self) -> list[str]:
+        """Where generated code collects text."""
+        return _Buffer(self)
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
@@ -87,58 +164,107 @@ class Environment(ImmutableSandboxedEnvironment):
         for part in parts:
             kept.append(part)
             size += len(part)
-            _check(size)
+            check(size)
         return "".join(kept)
 
-    @staticmethod
-    def concat_text(parts: Iterable[Any]) -> str:
+    def concat_text(self, parts: Iterable[Any]) -> Any:
         """The `~` operator."""
-        return Environment.concat([str(_text(part)) for part in parts])
+        return self.made(self.concat([str(_text(part)) for part in parts]))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right` if the outcome is of reasonable size."""
-        _check_binop(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        check_binop(operator, left, right)
+        return self.made(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a function or a method, if the outcome is of reasonable size."""
+        self.tick()
+        for argument in (*args, *kwargs.values()):
+            check(weight(argument))
         method = getattr(target, "__wrapped__", target)
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            args = _check_method(owner, method.__name__, args, kwargs)
-        return super().call(context, target, *args, **kwargs)
+            args = check_method(owner, method.__name__, args, kwargs)
+        return self.made(super().call(context, target, *args, **kwargs))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """As Jinja2 does; the filters' `attribute` may name a way of any length."""
+        self.tick()
+        return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Also refuses methods whose outcome cannot be told from their arguments."""
         return attr not in _UNBOUNDED_METHODS and super().is_safe_attribute(obj, attr, value)
 
+    def _bounded(self, name: str, do: _Do) -> _Do:
+        """A filter that first measures what it is given."""
+        # The environment or context that Jinja2 passes first is no input of the template's author.
+        first = 1 if hasattr(do, "jinja_pass_arg") else 0
 
-def environment() -> Environment:
-    """A new environment: no files, no includes, no autoescape, undefined names raise."""
-    return Environment()
+        @functools.wraps(do)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            own = check_filter(name, args[first:], kwargs)
+            return self.made(do(*args[:first], *own, **kwargs))
+
+        return measured
+
+    def _ticking(self, do: _Do) -> _Do:
+        """A test that takes part in the time limit: `select` runs one for every item."""
+
+        @functools.wraps(do)
+        def ticking(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
+            return do(*args, **kwargs)
+
+        return ticking
 
 
-def checked_template(text: str) -> str:
+def environment(seconds: float = MAX_SECONDS) -> Environment:
+    """A new environment: no files, no includes, no autoescape, undefined names raise.
+
+    Args:
+        seconds: CPU time that one rendering may take.
+    """
+    return Environment(seconds)
+
+
+def checked_template(text: str, names: Collection[str] = MESSAGE_NAMES) -> str:
     """`text` itself.
 
+    Args:
+        text: A template.
+        names: The variables that it may use.
+
     Raises:
-        ValueError: With line and reason, when it is no template.
+        ValueError: With line and reason, when it is no template, or uses what there is not.
     """
-    return _checked(text, "template", _CHECKER.compile)
+    return _checked(text, "template", names)
 
 
-def checked_expression(text: str) -> str:
+def checked_expression(text: str, names: Collection[str] = MESSAGE_NAMES) -> str:
     """`text` itself.
 
+    Args:
+        text: An expression, without braces.
+        names: The variables that it may use.
+
     Raises:
-        ValueError: With line and reason, when it is no expression.
+        ValueError: With line and reason, when it is no expression, or uses what there is not.
     """
-    return _checked(text, "expression", _CHECKER.compile_expression)
+    return _checked(text, "expression", names)
 
 
-def _checked(text: str, what: str, compiled: Callable[[str], object]) -> str:
+def _checked(text: str, what: str, names: Collection[str]) -> str:
     try:
-        compiled(text)
+        if what == "expression":
+            _CHECKER.compile_expression(text)
+            # A line of its own: what ends in a comment must not hide the end.
+            text_of = "{{" + f" {text}\n" + "}}"
+        else:
+            _CHECKER.compile(text)
+            text_of = text
+        _check_nodes(_CHECKER.parse(text_of), names)
     except TemplateSyntaxError as error:
         raise ValueError(f"{what} line {error.lineno}: {error.message}") from None
     except _TOO_DEEP:
@@ -146,7 +272,20 @@ def _checked(text: str, what: str, compiled: Callable[[str], object]) -> str:
     return text
 
 
-def checked_leaves(value: Any, path: str = "") -> Any:
+def _check_nodes(template: nodes.Template, names: Collection[str]) -> None:
+    """Refuse what would fail for every message."""
+    for other in template.find_all(_OTHER_TEMPLATES):
+        raise TemplateSyntaxError("a template cannot load another one", other.lineno)
+    finder = Names(_CHECKER)
+    finder.visit(template)
+    unknown = finder.found - set(names) - _CHECKER.globals.keys()
+    for node in template.find_all(nodes.Name):
+        if node.name in unknown:
+            known = ", ".join(sorted(names))
+            raise TemplateSyntaxError(f"unknown name {node.name!r}; known are {known}", node.lineno)
+
+
+def checked_leaves(value: Any, names: Collection[str] = MESSAGE_NAMES, path: str = "") -> Any:
     """`value` itself, after every string anywhere in it was checked as a template.
 
     Raises:
@@ -154,15 +293,15 @@ def checked_leaves(value: Any, path: str = "") -> Any:
     """
     if isinstance(value, str):
         try:
-            checked_template(value)
+            checked_template(value, names)
         except ValueError as error:
             raise ValueError(f"{path.lstrip('.')}: {error}" if path else str(error)) from None
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            checked_leaves(item, f"{path}.{key}")
+            checked_leaves(item, names, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            checked_leaves(item, f"{path}[{index}]")
+            checked_leaves(item, names, f"{path}[{index}]")
     return value
 
 
@@ -172,7 +311,7 @@ def check_size(value: Any) -> None:
     Raises:
         jinja2.exceptions.SecurityError: When it would.
     """
-    _check(_weight(value))
+    check(weight(value))
 
 
 def _text(value: Any) -> Any:
@@ -185,7 +324,7 @@ def _text(value: Any) -> Any:
         check_size(value)
         return _tojson(value)
     if isinstance(value, str):
-        _check(len(value))
+        check(len(value))
     return value
 
 
@@ -193,124 +332,7 @@ def _tojson(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def _check(size: int) -> None:
-    if size > MAX_SIZE:
-        raise SecurityError(f"a value would exceed {MAX_SIZE // 1024 // 1024} MiB")
-
-
-def _weight(value: Any) -> int:
-    """Characters that `value` has when written out, roughly; stops counting beyond the limit."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    total = 0
-    pending: list[Any] = [value]
-    while pending and total <= MAX_SIZE:
-        item = pending.pop()
-        total += len(item) if isinstance(item, str | bytes) else 8
-        if isinstance(item, Mapping):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, list | tuple):
-            pending.extend(item)
-    return total
-
-
-def _check_binop(operator: str, left: Any, right: Any) -> None:
-    if isinstance(left, int) and isinstance(right, int):
-        _check_integers(operator, left, right)
-    elif operator == "*":
-        sequence, times = (right, left) if isinstance(left, int) else (left, right)
-        if isinstance(times, int) and isinstance(sequence, str | bytes | list | tuple):
-            _check(len(sequence) * times)
-    elif operator == "+" and isinstance(left, str | bytes | list | tuple):
-        _check(len(left) + len(right) if isinstance(right, type(left)) else 0)
-    elif operator == "%" and isinstance(left, str):
-        _check_percent(left, right if isinstance(right, tuple) else (right,))
-
-
-def _check_integers(operator: str, left: int, right: int) -> None:
-    bits = left.bit_length()
-    grown = bits * right if operator == "**" else bits + right.bit_length()
-    if operator in ("*", "**") and grown > _MAX_BITS:
-        raise SecurityError("a number would have too many digits")
-
-
-def _check_percent(text: str, arguments: Iterable[Any]) -> None:
-    """Refuse `%` when a width is huge or one long argument is written many times."""
-    arguments = list(arguments)
-    if "*" in text and any(isinstance(a, int) and abs(a) > _MAX_SIZING for a in arguments):
-        raise SecurityError("a width in the format is too large")
-    if _PERCENT_WIDTH.search(text):
-        raise SecurityError("a width in the format is too large")
-    _check(len(text) + text.count("%") * max(map(_weight, arguments), default=0))
-
-
-def _check_braces(text: str, arguments: Iterable[Any]) -> None:
-    """The same for `str.format`."""
-    for field in _BRACE_FIELD.findall(text.replace("{{", "")):
-        if field.endswith("{") or _SEVEN_DIGITS.search(field):
-            raise SecurityError("a width in the format is too large or itself a field")
-    _check(len(text) + text.count("{") * max(map(_weight, arguments), default=0))
-
-
-def _check_method(
-    owner: str, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """Measure a call of a method of `str`; returns the arguments to call it with."""
-    if name in ("format", "format_map"):
-        _check_braces(owner, [*args, *kwargs.values()])
-    elif name == "join" and args:
-        args = (_checked_join(owner, args[0]),)
-    elif name == "replace" and len(args) >= 2:
-        _check_replace(owner, args[0], args[1])
-    elif name in ("center", "ljust", "rjust", "zfill"):
-        _check(max((arg for arg in args if isinstance(arg, int)), default=0))
-    return args
-
-
-def _checked_join(separator: str, items: Iterable[Any]) -> list[Any]:
-    kept = list(items)
-    _check(sum(map(_weight, kept)) + len(separator) * len(kept))
-    return kept
-
-
-def _check_replace(text: str, old: Any, new: Any) -> None:
-    if isinstance(old, str) and isinstance(new, str):
-        _check(len(text) + text.count(old) * len(new))
-
-
-def _bounded(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that first measures what it is given."""
-    # The environment or context that Jinja2 passes first is no input of the template's author.
-    first = 1 if hasattr(do, "jinja_pass_arg") else 0
-
-    @functools.wraps(do)
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        for argument in (*args[first:], *kwargs.values()):
-            check_size(argument)
-            if (
-                name in _SIZING_FILTERS
-                and isinstance(argument, int)
-                and abs(argument) > _MAX_SIZING
-            ):
-                raise SecurityError(f"{name}: {argument} is too large")
-        args = (*args[:first], *_check_filter(name, args[first:], kwargs))
-        return do(*args, **kwargs)
-
-    return measured
-
-
-def _check_filter(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Measure the filters whose outcome is a product; returns the arguments to call it with."""
-    if name == "format":
-        _check_percent(str(args[0]), [*args[1:], *kwargs.values()])
-    elif name == "replace" and len(args) >= 3:
-        _check_replace(str(args[0]), args[1], args[2])
-    elif name == "join":
-        separator = args[1] if len(args) > 1 else kwargs.get("d", "")
-        args = (_checked_join(str(separator), args[0]), *args[1:])
-    return args
-
+_OTHER_TEMPLATES = (nodes.Extends, nodes.FromImport, nodes.Import, nodes.Include)
 
 _TOO_DEEP = (RecursionError, SyntaxError, MemoryError)
 """What the compiler raises on expressions that are nested too deeply."""

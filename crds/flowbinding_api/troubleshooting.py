@@ -58,16 +58,46 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "The message holds the server's words; mostly the operator lacks a role in the binding's "
         "namespace. It is read again within seconds.",
     ),
-    Reason.TOPIC_FOUND: ("TopicAvailable=True", "All source topics exist.", ""),
+    Reason.TOPIC_FOUND: (
+        "TopicAvailable=True",
+        "All topics of the source and the output exist.",
+        "",
+    ),
     Reason.TOPIC_MISSING: (
         "TopicAvailable=False",
-        "A source topic does not exist.",
-        "Create it, or repair spec.source.topic.",
+        "A topic of the source or of the output (spec.output.topic, spec.output.routes) does not "
+        "exist.",
+        "Create it, or repair its name. Where brokers create topics by themselves, the first "
+        "result makes an output topic.",
     ),
     Reason.TOPIC_UNAUTHORIZED: (
         "TopicAvailable=False",
-        "Kafka does not let the operator describe the topic or the consumer group.",
-        "Grant DESCRIBE and READ on the topic, and READ on the group.",
+        "Kafka does not let the operator describe a topic or the consumer group.",
+        "Grant DESCRIBE and READ on the source topic, READ on the group, and DESCRIBE and WRITE on "
+        "the output topics.",
+    ),
+    Reason.MORE_PARTITIONS: (
+        "TopicAvailable=True",
+        "A topic has more partitions than spec.provisioning.partitions. Kafka cannot take any "
+        "away, and nothing is wrong.",
+        "Raise spec.provisioning.partitions, or leave it.",
+    ),
+    Reason.PROVISIONING_DENIED: (
+        "TopicAvailable=False",
+        "Kafka does not let the operator's user create a topic, or add partitions to it.",
+        "Grant CREATE on the topic (or the cluster), and ALTER to add partitions; or create the "
+        "topic yourself. It is tried again by itself, less and less often, up to every 5 minutes.",
+    ),
+    Reason.PROVISIONING_REFUSED: (
+        "TopicAvailable=False",
+        "Kafka refuses a topic as spec.provisioning describes it: more copies than there are "
+        "brokers, a wrong setting, or a policy of the cluster.",
+        "Repair the field that the message names; or create the topic yourself.",
+    ),
+    Reason.PROVISIONING_FAILED: (
+        "TopicAvailable=False",
+        "A topic could not be created or made larger for now; the message says why.",
+        "Mostly none: it is tried again by itself.",
     ),
     Reason.KAFKA_NOT_CONFIGURED: (
         "TopicAvailable=False",
@@ -90,17 +120,36 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "spec.flow.id is absent, so nothing runs. That is a state, not an error.",
         "Set spec.flow.id when the flow is there.",
     ),
+    Reason.ECHO_INSTEAD: (
+        "FlowReachable=True",
+        "The worker image has no flow engine; messages are answered with their input, as"
+        " spec.flow.onMissingEngine says.",
+        "For the flow itself, use the image target `local`.",
+    ),
     Reason.FLOW_FILE_INVALID: (
         "FlowConfigured=False or FlowReachable=False",
         "The flow JSON cannot be read or is no Langflow flow.",
-        "Export the flow again and update the ConfigMap; workers load it anew by themselves.",
+        "Export the flow again and update the ConfigMap or the volume; workers load it anew by"
+        " themselves.",
     ),
     Reason.FLOW_ANSWERED: ("FlowReachable=True", "Workers run the flow without trouble.", ""),
     Reason.NOT_CALLED_YET: ("FlowReachable=Unknown", "No worker has called the flow yet.", ""),
+    Reason.SERVER_HEALTHY: (
+        "FlowReachable=True",
+        "No worker has called the flow yet; the operator has asked the server itself.",
+        "",
+    ),
+    Reason.PROBE_FAILED: (
+        "FlowReachable=Unknown",
+        "No worker has called the flow yet, and the operator has no answer from the server. Workers"
+        " may have another way to it.",
+        "Check spec.flow.url, and network policies if the operator is to reach flow servers.",
+    ),
     Reason.FLOW_UNAUTHORIZED: (
         "FlowReachable=False",
-        "The flow server refuses the API key (401 or 403).",
-        "Repair the Secret behind spec.flow.apiKeySecretRef; workers read it anew.",
+        "The flow server refuses the API key, the token or the password (401 or 403), or the token "
+        "endpoint of spec.flow.auth.oauth2 refuses the client.",
+        "Repair the Secret behind spec.flow.apiKeySecretRef or spec.flow.auth; workers read it anew.",
     ),
     Reason.FLOW_NOT_FOUND: (
         "FlowReachable=False",
@@ -110,13 +159,13 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     Reason.FLOW_UNREACHABLE: (
         "FlowReachable=False",
         "The flow server's name does not resolve, it refuses connections, or TLS fails.",
-        "Check spec.flow.url from within the cluster.",
+        "Check spec.flow.url from within the cluster, and spec.flow.tls.",
     ),
     Reason.FLOW_MISCONFIGURED: (
         "FlowReachable=False",
         "The server answers, but not as the binding expects: several outputs, no output, a refused "
         "tweak, a redirect, or a web page instead of JSON.",
-        "The message says which; set spec.flow.outputComponent, tweaks or url accordingly.",
+        "The message says which; set spec.flow.outputComponent, tweaks, http or url accordingly.",
     ),
     Reason.FLOW_FAILING: (
         "FlowReachable=False",
@@ -163,10 +212,29 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "The worker image cannot be pulled.",
         "Check spec.worker.image, imagePullSecrets and the registry.",
     ),
+    Reason.SCHEDULED: (
+        "status.reason, with source.schedule",
+        "No run has been due yet.",
+        "",
+    ),
+    Reason.RUNNING: ("status.reason, with source.schedule", "A run goes on.", ""),
+    Reason.RUN_SUCCEEDED: (
+        "Degraded=False, with source.schedule",
+        "The last run ended well.",
+        "",
+    ),
+    Reason.RUN_FAILED: (
+        "Degraded=True, with source.schedule",
+        "The last run failed: its flow failed in all attempts, its result could not be written, or "
+        "its Pod could not run. The next run that succeeds ends this.",
+        "The message holds the run's last words; `kubectl logs job/JOB` has the rest. Repair the "
+        "cause, and run it again at once with `flowbinding run NAME`.",
+    ),
     Reason.OUTPUT_UNAVAILABLE: (
         "Degraded=True",
-        "Results cannot be written to spec.output.topic. They wait on the workers' disks, and "
-        "flows go on until spec.output.spool.sizeLimit is used up; nothing is committed past them.",
+        "Results cannot be written to spec.output.topic, or to the topic of one of "
+        "spec.output.routes. They wait on the workers' disks, and flows go on until "
+        "spec.output.spool.sizeLimit is used up; nothing is committed past them.",
         "Create the topic, or grant WRITE. Do not delete worker Pods meanwhile: what waits there "
         "would run again.",
     ),
@@ -182,6 +250,14 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "UTF-8. That partition waits at the record; the others go on.",
         "The message names partition and offset. Move the group's offset past it if it can be "
         "spared, then delete the worker Pod that holds the partition.",
+    ),
+    Reason.OFFSET_OUT_OF_RANGE: (
+        "Degraded=True",
+        "A partition ends before the offset that the group has committed: the topic was deleted and "
+        "created again, or a broker lost messages. The group starts at the partition's beginning, so "
+        "that nothing is passed over; what is still there of the old messages runs again.",
+        "Nothing, if the topic was created anew. Otherwise look why messages were lost, such as "
+        "unclean.leader.election.enable.",
     ),
     Reason.UNEXPECTED_ERROR: (
         "Degraded=True",

@@ -16,8 +16,11 @@ from flowbinding_operator.kube import Kube
 from flowbinding_operator.lag import Observation
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import LagWatcher
+from flowbinding_operator.probe import Prober
+from flowbinding_operator.provisioning import Provisioner
 from flowbinding_operator.queue import WorkQueue
 from flowbinding_operator.reconcile import Config, Reconciler
+from flowbinding_operator.scheduled import Schedules
 from flowbinding_operator.settings import Settings
 from flowbinding_operator.store import Cache, binding_key, key_of
 from flowbinding_operator.watchdog import Watchdog
@@ -25,6 +28,7 @@ from flowbinding_operator.watchdog import Watchdog
 log = structlog.get_logger(__name__)
 
 MANAGED_SELECTOR = f"app.kubernetes.io/managed-by={desired.MANAGED_BY}"
+WATCHED = ("FlowBinding", "Deployment", "CronJob", "Job")
 CHECK_SECONDS = 60.0
 """How often the watches are checked against a list."""
 RESYNC_CHECKS = 5
@@ -36,19 +40,23 @@ STALE_SECONDS = 90.0
 class App:
     """Everything but kopf and HTTP."""
 
-    def __init__(self, settings: Settings, kube: Kube) -> None:
+    def __init__(self, settings: Settings, kube: Kube, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._kube = kube
         self.bindings = Cache()
         self.deployments = Cache()
-        self.metrics = Metrics()
+        self.cron_jobs = Cache()
+        self.jobs = Cache()
+        self.metrics = metrics or Metrics()
         self.synced = False
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lag = LagWatcher(
             self._observed, self.metrics, seconds=settings.poll_seconds, failed=self._fail
         )
         self.autoscaler = Autoscaler(self.enqueue)
-        self.children = Children(kube, self.deployments, self.metrics)
+        self.prober = Prober(self.enqueue, seconds=settings.probe_seconds)
+        self.provisioner = Provisioner(self.enqueue)
+        self.children = Children(kube, self.deployments, self.metrics, cron_jobs=self.cron_jobs)
         reconciler = Reconciler(
             kube,
             _config(settings),
@@ -56,6 +64,9 @@ class App:
             children=self.children,
             lag=self.lag,
             autoscaler=self.autoscaler,
+            prober=self.prober,
+            schedules=Schedules(kube, self.children, self.jobs),
+            provisioner=self.provisioner,
             metrics=self.metrics,
         )
         self.queue = WorkQueue(reconciler.reconcile, concurrency=settings.concurrency)
@@ -64,6 +75,8 @@ class App:
         self._watchdogs = (
             Watchdog("FlowBindings", self.bindings, key_of),
             Watchdog("Deployments", self.deployments, key_of),
+            Watchdog("CronJobs", self.cron_jobs, key_of),
+            Watchdog("Jobs", self.jobs, key_of),
         )
 
     def enqueue(self, key: str) -> None:
@@ -79,11 +92,11 @@ class App:
             return
         self.enqueue(key)
 
-    def deployment_event(self, kind: str | None, item: Mapping[str, Any]) -> None:
-        """The watch has seen a worker Deployment."""
+    def child_event(self, kind: str | None, item: Mapping[str, Any], cache: Cache) -> None:
+        """A watch has seen a worker Deployment, a CronJob, or a Job of one."""
         if kind == "DELETED":
-            self.deployments.drop(key_of(item))
-        elif not self.deployments.put(key_of(item), item):
+            cache.drop(key_of(item))
+        elif not cache.put(key_of(item), item):
             return
         owner = binding_key(item)
         if owner is not None:
@@ -97,12 +110,15 @@ class App:
         """
         tasks = [asyncio.ensure_future(other) for other in others]
         own = [asyncio.create_task(self.queue.run()), asyncio.create_task(self._check_watches())]
+        own.append(asyncio.create_task(self.prober.run()))
+        own.append(asyncio.create_task(self._watch_loop()))
         try:
             await asyncio.wait([*tasks, *own, self._fatal], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (*own, *tasks):
                 task.cancel()
             results = await asyncio.gather(*own, *tasks, return_exceptions=True)
+            await self.provisioner.close()
             await self.lag.close()
         if self._fatal.done():
             self._fatal.result()
@@ -127,11 +143,23 @@ class App:
 
     def _observed(self, key: str, observation: Observation) -> None:
         self.metrics.observed(key, observation, time.time())
-        self.autoscaler.observe(key, observation)
+        try:
+            self.autoscaler.observe(key, observation)
+        except Exception:
+            # Nothing is known to raise here. Should anything, one binding must not end the loop of
+            # its cluster, and with it this process, again and again, for all the others.
+            log.exception("no decision: replicas stay as they are", binding=key)
 
     def _fail(self, error: BaseException) -> None:
         if not self._fatal.done():
             self._fatal.set_exception(error)
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 1
+            await asyncio.sleep(1)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
     async def _check_watches(self) -> None:
         count = 0
@@ -147,15 +175,12 @@ class App:
                     self.enqueue(key)
 
     async def _check(self) -> None:
-        bindings: list[Mapping[str, Any]] = []
-        deployments: list[Mapping[str, Any]] = []
-        for namespace in self._settings.namespaces or (None,):
-            bindings += await self._kube.list("FlowBinding", namespace, metadata_only=True)
-            deployments += await self._kube.list(
-                "Deployment", namespace, MANAGED_SELECTOR, metadata_only=True
-            )
-        self._watchdogs[0].compare(bindings)
-        self._watchdogs[1].compare(deployments)
+        for dog, kind in zip(self._watchdogs, WATCHED, strict=True):
+            selector = "" if kind == "FlowBinding" else MANAGED_SELECTOR
+            found: list[Mapping[str, Any]] = []
+            for namespace in self._settings.namespaces or (None,):
+                found += await self._kube.list(kind, namespace, selector, metadata_only=True)
+            dog.compare(found)
 
 
 def _config(settings: Settings) -> Config:

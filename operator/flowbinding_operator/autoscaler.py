@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import FlowBindingSpec
-from flowbinding_operator.lag import Observation
+from flowbinding_api.status import ScalingStatus
+from flowbinding_operator.explained import explained
+from flowbinding_operator.lag import Observation, Summary
 from flowbinding_operator.scaling import Decision, History, Sample, decide
 from flowbinding_operator.status import LAG_AGE_SECONDS, lag_moved
 
@@ -45,6 +48,7 @@ class Track:
         observation: The newest one that says something; None before the first.
         told: What asked for a reconcile last.
         written: What the status tells of.
+        decision: The one on the last observation; None when it need not hold any more.
     """
 
     spec: FlowBindingSpec
@@ -52,6 +56,7 @@ class Track:
     observation: Observation | None = None
     told: Stamp | None = None
     written: Stamp | None = None
+    decision: Decision | None = None
 
     @property
     def source(self) -> tuple[object, ...]:
@@ -62,6 +67,7 @@ class Track:
     def follow(self, spec: FlowBindingSpec) -> None:
         """Take in what the user wants now."""
         before, self.spec = self.source, spec
+        self.decision = None
         if self.source != before:
             self.observation = self.told = self.written = None
             self.history.restart()
@@ -69,6 +75,28 @@ class Track:
     def decide(self) -> Decision:
         """Decide anew from the history as it is."""
         return decide(self.history, self.spec)
+
+    def sleeps_on(self, observation: Observation) -> bool:
+        """Whether the last decision was to sleep, and nothing has happened since.
+
+        Most of many bindings sleep, most of the time, and would be decided on in vain.
+        """
+        last, before = self.decision, self.observation
+        return (
+            last is not None
+            and before is not None
+            and last.reason is Reason.IDLE
+            and (last.replicas, self.history.replicas, last.arrival_rate) == (0, 0, 0.0)
+            and not self.spec.scaling.schedules
+            and (observation.lag, before.lag) == (0, 0)
+            and (observation.end, observation.partitions) == (before.end, before.partitions)
+            and observation.summary == before.summary
+        )
+
+    def explain(self, decision: Decision) -> ScalingStatus | None:
+        """What a decision was made from."""
+        summary = self.observation.summary if self.observation else Summary()
+        return explained(self.history, self.spec, decision, slots_of(summary))
 
 
 class Autoscaler:
@@ -102,8 +130,9 @@ class Autoscaler:
         track = self._tracks.get(key)
         if track is None:
             return
+        asleep = track.decision if track.sleeps_on(observation) else None
         track.history.observe(sample_of(observation))
-        decision = track.decide()
+        decision = track.decision = asleep or track.decide()
         track.history.remember(decision, track.spec.scaling.behavior)
         if observation.blank:
             # Kafka has missed one answer. That stops scaling, and is no news yet.
@@ -143,9 +172,14 @@ def sample_of(observation: Observation) -> Sample:
         ends=observation.ends,
         done=observation.done,
         workers=observation.ready,
-        slots=summary.slots / summary.workers if summary.workers else None,
+        slots=slots_of(summary),
         trouble=summary.reason,
     )
+
+
+def slots_of(summary: Summary) -> float | None:
+    """Runs that one worker may have in flight, by the workers' own word."""
+    return summary.slots / summary.workers if summary.workers else None
 
 
 def stamp_of(observation: Observation, decision: Decision) -> Stamp:
@@ -164,6 +198,8 @@ def _meaning(observation: Observation, decision: Decision) -> tuple[object, ...]
     trouble = observation.trouble
     return (
         trouble,
+        observation.output,
+        observation.rewound,
         observation.lag is None,
         observation.partitions,
         decision.replicas,

@@ -1,4 +1,4 @@
-"""Writes a binding's ConfigMap and Deployment, and only when something differs.
+"""Writes a binding's ConfigMap and Deployment, or CronJob, and only when something differs.
 
 Ownership of fields (server-side apply): the children belong to the manager `flowbinding-operator`,
 except for the Deployment's replicas, which belong to `flowbinding-autoscaler`. A Deployment without
@@ -58,6 +58,7 @@ class Children:
 
     Args:
         deployments: Where the watch puts Deployments, by their own key.
+        cron_jobs: Where the watch puts CronJobs, in the same way.
     """
 
     def __init__(
@@ -66,9 +67,12 @@ class Children:
         deployments: Cache,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cron_jobs: Cache | None = None,
     ) -> None:
         self._kube = kube
         self._deployments = deployments
+        self._cron_jobs = Cache() if cron_jobs is None else cron_jobs
         self._metrics = metrics
         self._clock = clock
         self._applied: dict[str, Applied] = {}
@@ -121,6 +125,51 @@ class Children:
             self._deployments.put(key_of(live), live)
         return live
 
+    async def apply_cron_job(
+        self, key: str, config: Manifest, cron_job: Manifest
+    ) -> Mapping[str, Any]:
+        """Make both as they should be. Returns the CronJob.
+
+        Raises:
+            ForeignError: When there is an object of that name that is not the binding's.
+            KubeError: When the API server refuses.
+        """
+        applied = self._applied.setdefault(key, Applied())
+        metadata = cron_job["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        await self._apply_config(applied, config, CONFIG_CHECK_SECONDS)
+        live = self._cron_jobs.get(f"{namespace}/{name}")
+        if live is None:
+            live = await self._kube.get("CronJob", namespace, name)
+        if live is not None:
+            _check_manifest_owner(live, cron_job)
+        wanted = content_hash(cron_job)
+        if live is None or (applied.deployment, applied.live) != (wanted, projection(live)):
+            live = await self._write(cron_job)
+            applied.deployment, applied.live = wanted, projection(live)
+            self._cron_jobs.put(key_of(live), live)
+        return live
+
+    async def prune(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Delete what the binding with that uid had before its source became another one.
+
+        Only what the watch has brought is looked at: it tells of everything sooner or later.
+
+        Raises:
+            KubeError: When the API server refuses.
+        """
+        cache = self._cron_jobs if kind == "CronJob" else self._deployments
+        known = cache.get(f"{namespace}/{name}")
+        if known is None or "deletionTimestamp" in known["metadata"]:
+            return
+        try:
+            _check_owner(known, kind, name, uid)
+        except ForeignError:
+            return
+        self._metrics.writes.labels(kind).inc()
+        await self._kube.delete(kind, namespace, name, known["metadata"]["uid"])
+        cache.drop(key_of(known))
+
     async def scale(self, live: Mapping[str, Any], replicas: int) -> Mapping[str, Any]:
         """Set the replicas, if they differ. Returns the Deployment."""
         if live["spec"].get("replicas") == replicas:
@@ -157,7 +206,7 @@ class Children:
 
 
 def projection(live: Mapping[str, Any]) -> str:
-    """A hash of all of a Deployment that is the operator's to keep."""
+    """A hash of all of a Deployment or CronJob that is the operator's to keep."""
     metadata = live["metadata"]
     annotations = metadata.get("annotations") or {}
     return content_hash(

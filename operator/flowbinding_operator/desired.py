@@ -1,6 +1,6 @@
-"""From a binding to its worker's ConfigMap and Deployment. Pure.
+"""From a binding to its worker's ConfigMap and Deployment, or CronJob. Pure.
 
-Neither carries a replica count: that belongs to the autoscaler (see `children`).
+None carries a replica count: that belongs to the autoscaler (see `children`).
 """
 
 from __future__ import annotations
@@ -8,18 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY, SPOOL_DIRECTORY
+from flowbinding_api.base import (
+    CONFIGMAPS_DIRECTORY,
+    FLOW_VOLUME_DIRECTORY,
+    SECRETS_DIRECTORY,
+    SPOOL_DIRECTORY,
+)
 from flowbinding_api.binding import API_VERSION, KIND, FlowBinding
-from flowbinding_api.spec import Guarantee, Spool
+from flowbinding_api.spec import Guarantee, OnTimeout, Spool
 from flowbinding_api.worker import PullPolicy, Resources, Worker
 from flowbinding_operator.references import Kind, Reference
 
 BINDING_LABEL = "flowbinding.io/binding"
+JOB_LABEL = "batch.kubernetes.io/job-name"
+"""Label of a Job's Pods, which Kubernetes sets."""
 CONFIG_HASH = "flowbinding.io/config-hash"
 REFERENCES_HASH = "flowbinding.io/references-hash"
 MANAGED_BY = "flowbinding-operator"
@@ -53,6 +62,10 @@ class Defaults:
     resources: Resources = NO_RESOURCES
 
 
+Maker = Callable[["FlowBinding", tuple[Reference, ...], str, Defaults], Manifest]
+"""`deployment` or `cron_job`."""
+
+
 def worker_name(binding: str) -> str:
     """Name of the Deployment and of the ConfigMap."""
     return f"{binding}-worker"
@@ -79,9 +92,18 @@ def worker_document(binding: FlowBinding) -> str:
         "name": binding.metadata.name,
         "namespace": binding.metadata.namespace,
     }
-    for field in ("paused", "scaling"):
+    for field in ("paused", "scaling", "provisioning"):
         document["spec"].pop(field, None)
-    return yaml.safe_dump(document, sort_keys=True, allow_unicode=True)
+    return _yaml(json.dumps(document, sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _yaml(document: str) -> str:
+    """A JSON document as YAML. Once for each reconcile, which needs it for two children."""
+    # libyaml's, where it is: YAML in pure Python was half of what a reconcile cost.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(json.loads(document), Dumper=dumper, sort_keys=True, allow_unicode=True)
+    return text
 
 
 def config_map(binding: FlowBinding) -> Manifest:
@@ -110,18 +132,6 @@ def deployment(
         defaults: For what the binding leaves open.
     """
     name = binding.metadata.name
-    hashes = {
-        CONFIG_HASH: hashlib.sha256(worker_document(binding).encode()).hexdigest()[:16],
-        REFERENCES_HASH: references_hash,
-    }
-    worker = binding.spec.worker
-    template = {
-        "metadata": {
-            "labels": {**worker.pod_labels, **_labels(name)},
-            "annotations": {**_scrape_annotations(), **worker.pod_annotations, **hashes},
-        },
-        "spec": _pod(binding, references, defaults),
-    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -136,8 +146,78 @@ def deployment(
                 "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0},
             },
             "progressDeadlineSeconds": STARTUP_SECONDS + 120,
-            "template": template,
+            "template": _template(binding, references, references_hash, defaults),
         },
+    }
+
+
+def cron_job(
+    binding: FlowBinding,
+    references: tuple[Reference, ...],
+    references_hash: str,
+    defaults: Defaults,
+) -> Manifest:
+    """The CronJob of a binding with a schedule; arguments as for `deployment`.
+
+    It rests while there is nothing to run; Jobs can still be made from it by hand.
+    """
+    schedule, labels = binding.spec.source.schedule, _labels(binding.metadata.name)
+    if schedule is None:
+        raise ValueError(f"{binding.key} has no schedule")
+    spec = {
+        "schedule": schedule.cron,
+        "timeZone": schedule.time_zone,
+        "concurrencyPolicy": schedule.concurrency_policy.value,
+        "startingDeadlineSeconds": schedule.starting_deadline_seconds,
+        "successfulJobsHistoryLimit": schedule.successful_jobs_history_limit,
+        "failedJobsHistoryLimit": schedule.failed_jobs_history_limit,
+        "suspend": binding.spec.paused or not binding.spec.flow.runs,
+        "jobTemplate": {
+            "metadata": {"labels": labels},
+            "spec": {
+                # The worker tries again by itself, as spec.retry says.
+                "backoffLimit": 0,
+                **_on_disruption(binding),
+                "template": _template(binding, references, references_hash, defaults),
+            },
+        },
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": _metadata(binding),
+        "spec": {key: value for key, value in spec.items() if value is not None},
+    }
+
+
+def _on_disruption(binding: FlowBinding) -> Manifest:
+    """A run whose node is drained is run again, unless its flow must not run twice."""
+    if binding.spec.retry.on_timeout is OnTimeout.DEAD_LETTER:
+        return {}
+    drained = {"type": "DisruptionTarget", "status": "True"}
+    return {"podFailurePolicy": {"rules": [{"action": "Ignore", "onPodConditions": [drained]}]}}
+
+
+def _template(
+    binding: FlowBinding,
+    references: tuple[Reference, ...],
+    references_hash: str,
+    defaults: Defaults,
+) -> Manifest:
+    """The Pod template of either kind."""
+    worker = binding.spec.worker
+    hashes = {
+        CONFIG_HASH: hashlib.sha256(worker_document(binding).encode()).hexdigest()[:16],
+        REFERENCES_HASH: references_hash,
+    }
+    # A run serves no pages.
+    scrape = {} if binding.spec.source.schedule else _scrape_annotations()
+    return {
+        "metadata": {
+            "labels": {**worker.pod_labels, **_labels(binding.metadata.name)},
+            "annotations": {**scrape, **worker.pod_annotations, **hashes},
+        },
+        "spec": _pod(binding, references, defaults),
     }
 
 
@@ -198,7 +278,8 @@ def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defa
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_seconds(binding),
         "securityContext": _security(spool_of(binding)),
-        "containers": [{**_container(worker, defaults), "volumeMounts": mounts}],
+        "containers": [{**_container(binding, defaults), "volumeMounts": mounts}],
+        "restartPolicy": "Never" if binding.spec.source.schedule else None,
         "volumes": volumes,
         "imagePullSecrets": [{"name": n} for n in pull_secrets or defaults.image_pull_secrets],
         "nodeSelector": worker.node_selector,
@@ -219,6 +300,9 @@ def _pod(binding: FlowBinding, references: tuple[Reference, ...], defaults: Defa
 def spool_of(binding: FlowBinding) -> Spool:
     """Where results and dead letters wait: there are dead letters without an output, too."""
     output = binding.spec.output
+    if binding.spec.source.schedule is not None:
+        # A Job's disk goes with it.
+        return Spool(size_limit="0")
     if output is None:
         return Spool()
     # What is written in transactions waits in memory.
@@ -234,7 +318,8 @@ def _security(spool: Spool) -> Manifest:
     return context
 
 
-def _container(worker: Worker, defaults: Defaults) -> Manifest:
+def _container(binding: FlowBinding, defaults: Defaults) -> Manifest:
+    worker, scheduled = binding.spec.worker, binding.spec.source.schedule is not None
     policy = worker.image_pull_policy or defaults.image_pull_policy
     own = worker.resources
     resources = _plain(own if own.requests or own.limits else defaults.resources)
@@ -242,31 +327,47 @@ def _container(worker: Worker, defaults: Defaults) -> Manifest:
         "name": CONTAINER,
         "image": worker.image or defaults.image,
         "imagePullPolicy": policy.value if policy else None,
-        "command": ["flowbinding-worker", "run"],
-        "env": _env(worker),
-        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "command": ["flowbinding-worker", "run", *(["--once"] if scheduled else [])],
+        "env": _env(worker, _run_env() if scheduled else _server_env()),
         "resources": {key: value for key, value in resources.items() if value},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "startupProbe": _probe("/livez", period=2, failures=STARTUP_SECONDS // 2),
-        "readinessProbe": _probe("/readyz", period=2, failures=2),
-        "livenessProbe": _probe("/livez", period=10, failures=3),
+        **({} if scheduled else _serving()),
         # What a crashed worker said last shows up in the binding's conditions.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     return {key: value for key, value in container.items() if value not in (None, [], {})}
 
 
-def _env(worker: Worker) -> list[Manifest]:
-    temporary = "/tmp"  # noqa: S108 - an emptyDir of this Pod
-    own = [
-        {"name": "FLOWBINDING_FILE", "value": f"{CONFIG_DIRECTORY}/{CONFIG_KEY}"},
+def _serving() -> Manifest:
+    return {
+        "ports": [{"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "startupProbe": _probe("/livez", period=2, failures=STARTUP_SECONDS // 2),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "livenessProbe": _probe("/livez", period=10, failures=3),
+    }
+
+
+def _server_env() -> list[Manifest]:
+    return [
         _field_env("POD_IP", "status.podIP"),
         # Only the Pod's own address: on a node without network namespaces, workers share a host.
         {"name": "FLOWBINDING_HTTP_ADDRESS", "value": f"$(POD_IP):{HTTP_PORT}"},
+    ]
+
+
+def _run_env() -> list[Manifest]:
+    return [_field_env("FLOWBINDING_JOB", f"metadata.labels['{JOB_LABEL}']")]
+
+
+def _env(worker: Worker, more: list[Manifest]) -> list[Manifest]:
+    temporary = "/tmp"  # noqa: S108 - an emptyDir of this Pod
+    own = [
+        {"name": "FLOWBINDING_FILE", "value": f"{CONFIG_DIRECTORY}/{CONFIG_KEY}"},
+        *more,
         _field_env("FLOWBINDING_INSTANCE", "metadata.name"),
         {"name": "HOME", "value": temporary},
     ]
@@ -305,6 +406,12 @@ def _volumes(
     if spool.bytes:
         volumes.append({"name": "spool", **_spool_volume(spool)})
         mounts.append({"name": "spool", "mountPath": SPOOL_DIRECTORY})
+    file = binding.spec.flow.file
+    claim = file.persistent_volume_claim if file is not None else None
+    if claim is not None:
+        source = {"claimName": claim.claim_name, "readOnly": True}
+        volumes.append({"name": "flow", "persistentVolumeClaim": source})
+        mounts.append({"name": "flow", "mountPath": FLOW_VOLUME_DIRECTORY, "readOnly": True})
     mounted = [item for item in references if item.mounted]
     objects: list[tuple[Kind, str]] = sorted({(item.kind, item.name) for item in mounted})
     for index, (kind, of) in enumerate(objects):

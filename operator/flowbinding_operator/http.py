@@ -6,6 +6,7 @@ watches and our loops do, and its answers are ten seconds old. So this is a smal
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -23,7 +24,9 @@ def application(live: Check, ready: Check, registry: CollectorRegistry) -> web.A
     async def metrics(_: web.Request) -> web.Response:
         # The client library's content type has parameters that aiohttp wants apart.
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
-        return web.Response(body=generate_latest(registry), headers=headers)
+        # Elsewhere: thousands of series would keep everything else waiting.
+        body = await asyncio.to_thread(generate_latest, registry)
+        return web.Response(body=body, headers=headers)
 
     app = web.Application()
     app.router.add_get("/livez", _page(live))

@@ -31,11 +31,14 @@ from flowbinding_api.reasons import Reason
 from flowbinding_operator.lag import Commit, Partition, Trouble
 
 LATEST, EARLIEST = -1, -2
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 REQUEST_MS = 5000
 IDLE_MS = 240_000
 SLOW_SECONDS = 1.0
 REFUSE_SECONDS = 5.0
 """For so long after a slow failure to connect to a broker, requests to it fail at once."""
+API_NAMES = {"Offset": "ListOffsets"}
+"""Kafka's names of requests, where aiokafka has others."""
 EMPTY_GROUP = ("Empty", "Dead")
 
 UNKNOWN_TOPIC, TOPIC_DENIED, GROUP_DENIED = 3, 29, 30
@@ -80,11 +83,17 @@ class Layout:
 
     leaders: dict[Partition, int] = field(default_factory=dict)
     troubles: dict[str, Trouble] = field(default_factory=dict)
+    _by_topic: dict[str, list[Partition]] = field(default_factory=dict)
 
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
-        """All partitions of some topics."""
-        wanted = set(topics)
-        return [partition for partition in self.leaders if partition.topic in wanted]
+        """All partitions of some topics, in their order: brokers answer in any. No more may come.
+
+        Asked for every binding at every look, so that it must not go through all of the cluster's.
+        """
+        if not self._by_topic:
+            for partition in sorted(self.leaders):
+                self._by_topic.setdefault(partition.topic, []).append(partition)
+        return [p for topic in dict.fromkeys(topics) for p in self._by_topic.get(topic, ())]
 
 
 class KafkaLink:
@@ -93,10 +102,14 @@ class KafkaLink:
     Args:
         options: aiokafka's client options, see `flowbinding_api.kafka_options`.
         clock: Steady seconds.
+        asked: Told the name of each request that is sent.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
+        self,
+        options: Mapping[str, Any],
+        clock: Callable[[], float] = time.monotonic,
+        asked: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = dict(options)
         self._bootstrap = str(self._options.pop("bootstrap_servers"))
@@ -107,6 +120,7 @@ class KafkaLink:
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._coordinators: dict[str, int] = {}
         self._clock = clock
+        self._asked = asked
         self._refused: dict[int, tuple[float, ClusterError]] = {}
 
     async def close(self) -> None:
@@ -130,11 +144,23 @@ class KafkaLink:
         return layout
 
     async def offsets(
-        self, layout: Layout, partitions: Iterable[Partition], which: int
+        self,
+        layout: Layout,
+        partitions: Iterable[Partition],
+        which: int,
+        *,
+        open_too: bool = False,
     ) -> dict[Partition, int]:
         """End (LATEST) or start (EARLIEST) offsets, with one request for each leading broker.
 
         Partitions without an answer are missing from the result.
+
+        Args:
+            layout: Who leads what.
+            partitions: Whose offsets.
+            which: EARLIEST or LATEST.
+            open_too: Whether messages of transactions that are still open count too. Workers do not
+                get them, so that they are no lag.
 
         Raises:
             ClusterError: When no broker answered.
@@ -144,7 +170,7 @@ class KafkaLink:
             by_leader[layout.leaders.get(partition, -1)].append(partition)
         by_leader.pop(-1, None)
         answers = await asyncio.gather(
-            *(self._offsets(node, items, which) for node, items in by_leader.items()),
+            *(self._offsets(node, items, which, open_too) for node, items in by_leader.items()),
             return_exceptions=True,
         )
         result: dict[Partition, int] = {}
@@ -202,13 +228,24 @@ class KafkaLink:
             for _, error in partitions:
                 _check_group(error, group)
 
+    async def ask_controller(self, request: Any) -> Any:
+        """Send a request to the cluster's controller; its answer.
+
+        Raises:
+            ClusterError: When it does not answer.
+        """
+        about = await self._send_any(MetadataRequest([], allow_auto_topic_creation=False))
+        self._brokers = {broker[0]: (broker[1], broker[2]) for broker in about.brokers}
+        return await self._send(about.controller_id, request)
+
     async def _offsets(
-        self, node: int, partitions: list[Partition], which: int
+        self, node: int, partitions: list[Partition], which: int, open_too: bool
     ) -> dict[Partition, int]:
         by_topic: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         for topic, number in partitions:
             by_topic[topic].append((number, which))
-        answer = await self._send(node, OffsetRequest(-1, 0, list(by_topic.items())))
+        isolation = READ_UNCOMMITTED if open_too else READ_COMMITTED
+        answer = await self._send(node, OffsetRequest(-1, isolation, list(by_topic.items())))
         return {
             Partition(topic, number): offset
             for topic, items in answer.topics
@@ -252,7 +289,7 @@ class KafkaLink:
                 failure = error
                 continue
             try:
-                return await _ask(connection, request, f"{host}:{port}")
+                return await self._ask(connection, request, f"{host}:{port}")
             finally:
                 connection.close()
         raise failure
@@ -264,7 +301,12 @@ class KafkaLink:
                 if node not in self._brokers:
                     raise MovedError(f"Kafka broker {node} of {self._bootstrap} is not known")
                 connection = await self._connect_node(node)
-        return await _ask(connection, request, f"{connection.host}:{connection.port}")
+        return await self._ask(connection, request, f"{connection.host}:{connection.port}")
+
+    async def _ask(self, connection: Any, request: Any, address: str) -> Any:
+        name = type(request).__name__.partition("Request")[0]
+        self._asked(API_NAMES.get(name, name))
+        return await _ask(connection, request, address)
 
     async def _connect_node(self, node: int) -> Any:
         """Connect to a known broker, whose lock is held.

@@ -7,7 +7,7 @@ data here and only the client's transport (authentication, TLS, connection pool)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import aiohttp
@@ -35,7 +35,10 @@ PATHS = {
     "ConfigMap": ("/api/v1", "configmaps"),
     "Secret": ("/api/v1", "secrets"),
     "Pod": ("/api/v1", "pods"),
+    "CronJob": ("/apis/batch/v1", "cronjobs"),
+    "Job": ("/apis/batch/v1", "jobs"),
     "Event": ("/apis/events.k8s.io/v1", "events"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
 }
 
 
@@ -79,6 +82,9 @@ class Kube(Protocol):
     async def apply(self, manifest: Object, *, manager: str = OPERATOR) -> Object:
         """Server-side apply, taking over fields that others have set. Returns the result."""
 
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Delete an object, if it is there and still has that uid; what it owns goes with it."""
+
     async def scale(self, namespace: str, name: str, replicas: int) -> Object:
         """Set a Deployment's replicas. Returns its Scale."""
 
@@ -90,14 +96,27 @@ class Kube(Protocol):
 
 
 class KubeClient:
-    """`Kube` over the official client. Use as an async context manager."""
+    """`Kube` over the official client. Use as an async context manager.
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    Args:
+        configuration: Where the API server is, and who we are.
+        may_write: Asked before each write: an operator that no longer leads must not do any.
+    """
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._api = client.ApiClient(configuration)
+        self._may_write = may_write
 
     @classmethod
-    async def connect(cls) -> KubeClient:
+    async def connect(cls, may_write: Callable[[], bool] = lambda: True) -> KubeClient:
         """Use the service account of the Pod, else the kubeconfig.
+
+        Args:
+            may_write: Asked before each write.
 
         Raises:
             KubeError: When there is neither.
@@ -114,7 +133,7 @@ class KubeClient:
                 )
             except (config.ConfigException, OSError) as error:
                 raise KubeError(f"no service account and no usable kubeconfig: {error}") from None
-        return cls(configuration)
+        return cls(configuration, may_write)
 
     async def __aenter__(self) -> KubeClient:
         """Open."""
@@ -156,6 +175,17 @@ class KubeClient:
         query = [("fieldManager", manager), ("force", "true")]
         return await self._request("PATCH", path, manifest, query, APPLY)
 
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """See `Kube`."""
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        path = _path(kind, namespace, name)
+        try:
+            await self._request("DELETE", path, body, content_type="application/json")
+        except KubeError as error:
+            # Gone, or another one by now.
+            if error.status not in (404, 409):
+                raise
+
     async def scale(self, namespace: str, name: str, replicas: int) -> Object:
         """See `Kube`."""
         path = _path("Deployment", namespace, name) + "/scale"
@@ -170,8 +200,18 @@ class KubeClient:
 
     async def create_event(self, event: Object) -> None:
         """See `Kube`."""
-        path = _path("Event", event["metadata"]["namespace"])
-        await self._request("POST", path, event, content_type="application/json")
+        await self.create(event)
+
+    async def create(self, manifest: Object) -> Object:
+        """Create an object; refused when it exists. Returns the result."""
+        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
+        return await self._request("POST", path, manifest, content_type="application/json")
+
+    async def replace(self, manifest: Object) -> Object:
+        """Replace an object; refused unless it is still of the version given."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
+        return await self._request("PUT", path, manifest, content_type="application/json")
 
     async def _request(
         self,
@@ -182,6 +222,8 @@ class KubeClient:
         content_type: str = "",
         accept: str = "application/json",
     ) -> dict[str, Any]:
+        if method != "GET" and not self._may_write():
+            raise KubeError(f"another operator leads by now ({method} {path})")
         headers = {"Accept": accept}
         if content_type:
             # Without it the client sends a strategic merge patch, which custom resources refuse.

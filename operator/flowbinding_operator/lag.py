@@ -3,8 +3,8 @@
 A message counts as lag while it is not committed: max(0, end - max(committed, start)). Without a
 commit, a partition counts from its start. What could not be read is unknown, never zero.
 
-Transaction markers take offsets too. A worker commits beyond them when it reads past them, so they
-show as lag only until the next message: at most one per partition and transaction.
+Transaction markers and aborted messages take offsets too, so they count until a worker has read
+past them, and commits that. Messages of open transactions do not count: nobody gets them yet.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Target:
 
     Attributes:
         key: `<namespace>/<name>`.
+        written: Topics of its results, which have to be there.
         workers: Pods that exist: only while there are any, figures mean something.
         ready: Those of them that are ready.
     """
@@ -49,6 +50,7 @@ class Target:
     start_from: StartFrom = StartFrom.EARLIEST
     workers: int = 0
     ready: int = 0
+    written: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,10 @@ class Observation:
         partitions: Of all topics; None while unknown.
         by_topic: Lag of each topic.
         trouble: Why something is unknown.
+        output: Why results cannot be written; says nothing about the lag.
+        rewound: What is to be told of partitions that end before what was committed of them.
         unix: The time in seconds since the epoch.
+        listed: The partitions, in the order of `ends` and `done`.
         ends: End offset of each partition.
         done: Of each partition, where it starts plus what is done of it.
         ready: Workers that are ready.
@@ -109,7 +114,10 @@ class Observation:
     by_topic: Mapping[str, int] = field(default_factory=dict)
     summary: Summary = Summary()
     trouble: Trouble | None = None
+    output: Trouble | None = None
+    rewound: Trouble | None = None
     unix: float | None = None
+    listed: tuple[Partition, ...] = ()
     ends: tuple[int, ...] = ()
     done: tuple[int, ...] = ()
     ready: int | None = None
@@ -168,17 +176,19 @@ def seeds(
 
     A topic that the group has never committed starts where the binding says. A partition that was
     added to a topic later starts at its beginning: its first messages came after the binding. A
-    commit that is gone (Kafka forgets groups that have slept for a week) is made again.
+    commit that is gone (Kafka forgets groups that have slept for a week) is made again; but a topic
+    that ends before one of them was created anew, so that it starts at its beginning.
     """
     known_topics = {partition.topic for partition in {**remembered, **commits}}
+    anew = {p.topic for p, c in remembered.items() if c.offset > ends.get(p, c.offset)}
     result = {}
     for partition in partitions:
         start, end = starts.get(partition), ends.get(partition)
         if partition in commits or start is None or end is None:
             continue
         before = remembered.get(partition)
-        if before is not None:
-            result[partition] = Commit(min(max(before.offset, start), end))
+        if before is not None and partition.topic not in anew:
+            result[partition] = Commit(max(before.offset, start))
         elif partition.topic in known_topics or target.start_from is StartFrom.EARLIEST:
             result[partition] = Commit(start)
         else:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import kopf
@@ -17,8 +19,11 @@ from pydantic_settings import CliApp
 from flowbinding_api.binding import GROUP, PLURAL, VERSION
 from flowbinding_operator import __version__, logs
 from flowbinding_operator.app import MANAGED_SELECTOR, App
+from flowbinding_operator.duty import Duty
 from flowbinding_operator.http import application, serving
 from flowbinding_operator.kube import KubeClient, KubeError
+from flowbinding_operator.leader import Leader
+from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -63,16 +68,62 @@ async def run(settings: Settings) -> None:
         KubeError: When Kubernetes cannot be asked.
     """
     log.info("settings", version=__version__, **settings.shown())
-    async with await KubeClient.connect() as kube:
-        await check(kube, settings)
+    async with await KubeClient.connect() as leases:
+        await check(leases, settings)
         if settings.check:
             return
-        app = App(settings, kube)
-        pages = application(app.problems, app.unready, app.metrics.registry)
-        async with serving(pages, *settings.http_host_port) as port:
-            log.info("started", http_port=port)
-            await app.run(watch(app, settings))
+        metrics = Metrics()
+        leader = elected(settings, leases, metrics)
+        # Not the election's connections: whatever waits there must not delay a renewal.
+        async with await KubeClient.connect(leader.holds if leader else always) as kube:
+            duty = Duty(settings, kube, metrics, obedient(settings), leader)
+            pages = application(duty.problems, duty.unready, metrics.registry)
+            async with serving(pages, *settings.http_host_port) as port:
+                log.info("started", http_port=port)
+                with suppress(asyncio.CancelledError):
+                    await duty.run()
         log.info("stopped")
+
+
+def always() -> bool:
+    """Without an election, this process acts whenever it runs."""
+    return True
+
+
+def elected(settings: Settings, leases: KubeClient, metrics: Metrics) -> Leader | None:
+    """This process as a candidate, if there is an election."""
+    if not settings.lease:
+        return None
+    namespace, _, name = settings.lease.partition("/")
+    return Leader(
+        leases,
+        namespace,
+        name,
+        settings.instance,
+        seconds=settings.lease_seconds,
+        changed=metrics.leader.set,
+    )
+
+
+def obedient(settings: Settings) -> Callable[[App], Coroutine[Any, Any, None]]:
+    """Have the running task end by SIGTERM and SIGINT. Returns `watch`, after which that holds too.
+
+    kopf puts its own handlers in the place of these, and leaves them there when it ends.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def obey() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: task.cancel() if task else None)
+
+    async def watching(app: App) -> None:
+        try:
+            await watch(app, settings)
+        finally:
+            obey()
+
+    obey()
+    return watching
 
 
 async def check(kube: KubeClient, settings: Settings) -> None:
@@ -113,7 +164,15 @@ async def watch(app: App, settings: Settings) -> None:
 
     @kopf.on.event("apps", "v1", "deployments", registry=registry)
     async def deployment(event: Any, **_: Any) -> None:
-        app.deployment_event(event["type"], event["object"])
+        app.child_event(event["type"], event["object"], app.deployments)
+
+    @kopf.on.event("batch", "v1", "cronjobs", registry=registry)
+    async def cron_job(event: Any, **_: Any) -> None:
+        app.child_event(event["type"], event["object"], app.cron_jobs)
+
+    @kopf.on.event("batch", "v1", "jobs", registry=registry)
+    async def job(event: Any, **_: Any) -> None:
+        app.child_event(event["type"], event["object"], app.jobs)
 
     await kopf.operator(
         registry=registry,
@@ -139,6 +198,25 @@ def in_cluster(account: kopf.ConnectionInfo) -> kopf.ConnectionInfo:
     return dataclasses.replace(account, server=f"https://{address}:{port}")
 
 
+class NoDiffs(kopf.DiffBaseStorage):
+    """Keeps no former states of objects: nothing here asks kopf what has changed.
+
+    Its own storages copy each object of each event, whether anybody asks or not: with a thousand
+    bindings that start, a tenth of all that the operator did.
+    """
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """Nothing of an object matters."""
+        return {}
+
+    def fetch(self, *, body: Any) -> Any:
+        """Nothing is known of former states."""
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Leave the object as it is."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Set kopf up as a watcher and nothing more: it writes nothing to any object."""
     settings = kopf.OperatorSettings()
@@ -146,6 +224,8 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 5
     settings.watching.label_selectors["apps", "deployments"] = MANAGED_SELECTOR
+    settings.watching.label_selectors["batch", "cronjobs"] = MANAGED_SELECTOR
+    settings.watching.label_selectors["batch", "jobs"] = MANAGED_SELECTOR
     settings.networking.request_timeout = 30
     # Namespaces are given by name, and the CRD is there: no right to list either is needed.
     settings.scanning.disabled = True
@@ -154,6 +234,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     # operator's, whatever is added later.
     settings.persistence.finalizer = f"{GROUP}/operator"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.process.ultimate_exiting_timeout = 20
     return settings

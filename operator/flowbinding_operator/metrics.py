@@ -13,6 +13,8 @@ Values = dict[tuple[str, ...], int]
 """A gauge's value by its labels."""
 
 PREFIX = "flowbinding_operator_"
+POLL_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
+LOOP_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
 class Metrics:
@@ -31,8 +33,33 @@ class Metrics:
         self.polls = Counter(
             f"{PREFIX}lag_polls_total", "Looks at a Kafka cluster.", registry=registry
         )
+        self.poll_seconds = Histogram(
+            f"{PREFIX}lag_poll_duration_seconds",
+            "Time of a look at a Kafka cluster, with all that follows from it in this process.",
+            buckets=POLL_BUCKETS,
+            registry=registry,
+        )
+        self.kafka_requests = Counter(
+            f"{PREFIX}kafka_requests_total", "Requests to Kafka.", ["api"], registry=registry
+        )
+        self.loop_lag = Histogram(
+            f"{PREFIX}event_loop_lag_seconds",
+            "How late a timer of the event loop is, once a second.",
+            buckets=LOOP_BUCKETS,
+            registry=registry,
+        )
         self.fetches = Counter(
             f"{PREFIX}offset_fetches_total", "Reads of a group's commits.", registry=registry
+        )
+        self.seeded = Counter(
+            f"{PREFIX}offsets_seeded_total",
+            "Commits made for groups without members: where they start, or start anew.",
+            registry=registry,
+        )
+        self.rewound = Counter(
+            f"{PREFIX}offsets_out_of_range_total",
+            "Partitions found to end before what was committed of them.",
+            registry=registry,
         )
         self.broken_metadata = Counter(
             f"{PREFIX}broken_commit_metadata_total",
@@ -49,6 +76,11 @@ class Metrics:
             f"{PREFIX}workqueue_depth", "Bindings that wait to be reconciled.", registry=registry
         )
         self.bindings = Gauge(f"{PREFIX}bindings", "Bindings known.", registry=registry)
+        self.leader = Gauge(
+            f"{PREFIX}leader",
+            "1 while this operator acts, 0 while it stands by.",
+            registry=registry,
+        )
         self.last_poll = Gauge(
             f"{PREFIX}last_lag_poll_timestamp_seconds",
             "Unix time of a binding's last answer from Kafka.",
@@ -70,7 +102,8 @@ class Metrics:
             [*binding, "type", "reason"],
             registry=registry,
         )
-        self._series: dict[str, set[tuple[Gauge, tuple[str, ...]]]] = {}
+        # With the series itself: looking it up by its labels costs more than setting it.
+        self._series: dict[str, dict[tuple[Gauge, tuple[str, ...]], Gauge]] = {}
 
     def observed(self, key: str, observation: Observation, unix_time: float) -> None:
         """Show an observation. An unknown lag has no series: no alert may take it for zero."""
@@ -94,8 +127,15 @@ class Metrics:
 
     def forget(self, key: str) -> None:
         """Remove all series of a binding."""
-        for gauge, labels in self._series.pop(key, set()):
+        for gauge, labels in self._series.pop(key, {}):
             gauge.remove(*labels)
+
+    def clear(self) -> None:
+        """Remove the series of all bindings."""
+        for key in list(self._series):
+            self.forget(key)
+        for gauge in (self.queue_depth, self.bindings):
+            gauge.set_function(lambda: 0)
 
     def _replace(self, key: str, gauge: Gauge, wanted: Values) -> None:
         stale = {s for s in self._series.get(key, ()) if s[0] is gauge and s[1] not in wanted}
@@ -106,11 +146,14 @@ class Metrics:
     def _remove(self, key: str, stale: Iterable[tuple[Gauge, tuple[str, ...]]]) -> None:
         for gauge, labels in stale:
             gauge.remove(*labels)
-            self._series[key].discard((gauge, labels))
+            del self._series[key][gauge, labels]
 
     def _set(self, key: str, gauge: Gauge, labels: tuple[str, ...], value: float) -> None:
-        gauge.labels(*labels).set(value)
-        self._series.setdefault(key, set()).add((gauge, labels))
+        series = self._series.setdefault(key, {})
+        known = series.get((gauge, labels))
+        if known is None:
+            known = series[gauge, labels] = gauge.labels(*labels)
+        known.set(value)
 
 
 def _names(key: str) -> tuple[str, str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -20,16 +19,14 @@ from flowbinding_api.reasons import Reason
 from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, Layout, MovedError
 from flowbinding_operator.lag import (
     Commit,
-    FigureBook,
     Observation,
     Partition,
     Target,
     Trouble,
-    done_of,
-    lag_of,
     seeds,
 )
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.watched import Look, Watched, next_sleeper
 
 log = structlog.get_logger(__name__)
 
@@ -41,14 +38,11 @@ TROUBLE_SECONDS = 5.0
 """How soon a topic that was missing is seen."""
 STARTS_SECONDS = 30.0
 """How soon messages that retention has deleted stop counting."""
-SLEEPING_FETCH_SECONDS = 300.0
-"""How often the commits of a binding are read that has no workers and no lag."""
-WAITING_FETCH_SECONDS = 30.0
-"""The same with lag: a long run that outlived its Deployment's scale-down may still commit."""
-DRAIN_SECONDS = 120.0
-"""For so long after the last worker counts as gone, drained runs are still expected to commit."""
-SILENCE_SECONDS = 8.0
-"""How long leaders and coordinators may be away, as they are while brokers restart."""
+SLEEPER_SECONDS = 4.0
+"""Of all sleeping bindings of a cluster together, one has its commits read in so many seconds: a
+thousand that are read every five minutes would be three requests a second for nothing."""
+BATCH = 250
+"""Bindings that are looked at without letting anything else run."""
 PARALLEL = 64
 """OffsetFetch requests at the same time."""
 MAX_BACKOFF = 10.0
@@ -60,7 +54,12 @@ class Link(Protocol):
     async def close(self) -> None: ...  # noqa: D102
     async def layout(self, topics: Iterable[str]) -> Layout: ...  # noqa: D102
     async def offsets(  # noqa: D102
-        self, layout: Layout, partitions: Iterable[Partition], which: int
+        self,
+        layout: Layout,
+        partitions: Iterable[Partition],
+        which: int,
+        *,
+        open_too: bool = False,
     ) -> dict[Partition, int]: ...
     async def committed(self, group: str) -> dict[Partition, Commit]: ...  # noqa: D102
     async def is_empty(self, group: str) -> bool: ...  # noqa: D102
@@ -69,35 +68,6 @@ class Link(Protocol):
 
 Report = Callable[[str, Observation], None]
 """Told of every observation, with the binding's key."""
-
-
-@dataclass(slots=True)
-class Watched:
-    """A target, and what is known of its group."""
-
-    target: Target
-    commits: dict[Partition, Commit] = field(default_factory=dict)
-    figures: FigureBook = field(default_factory=FigureBook)
-    fetched_at: float = float("-inf")
-    fetched_end: int | None = None
-    lag: int | None = None
-    worked_at: float = float("-inf")
-    silent_since: float | None = None
-
-    def needs_fetch(self, end: int, now: float) -> bool:
-        """Whether the commits may have changed."""
-        if self.target.workers > 0:
-            self.worked_at = now
-        if now - self.worked_at <= DRAIN_SECONDS or end != self.fetched_end:
-            return True
-        wait = SLEEPING_FETCH_SECONDS if self.lag == 0 else WAITING_FETCH_SECONDS
-        return now - self.fetched_at >= wait
-
-    def silence(self, trouble: Trouble, now: float) -> Trouble | None:
-        """`trouble`, once it has lasted; nothing while it may be brokers that restart."""
-        if self.silent_since is None:
-            self.silent_since = now
-        return trouble if now - self.silent_since >= SILENCE_SECONDS else None
 
 
 class ClusterPoller:
@@ -125,8 +95,11 @@ class ClusterPoller:
         self._wall = wall
         self._layout = Layout()
         self._layout_at = self._starts_at = float("-inf")
-        self._topics: frozenset[str] = frozenset()
+        self._topics: set[str] = set()
         self._starts: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
+        self._anew: set[str] = set()
+        self._slept_at = float("-inf")
         self._failures = 0
         self._wake = asyncio.Event()
 
@@ -135,6 +108,8 @@ class ClusterPoller:
         known = self.watched.get(target.key)
         same_group = known is not None and known.target.group == target.group
         if known is not None and same_group and known.target.topics == target.topics:
+            if known.target.written != target.written:
+                self._wake.set()
             known.target = target
             return
         # A tick that still looks at the old target has nothing to say any more, see `_tell`.
@@ -174,9 +149,19 @@ class ClusterPoller:
         if set(ends) != set(self._layout.leaders):
             # A leader has moved or died: ask who leads now, next time.
             self._layout_at = float("-inf")
-        await self._refresh_starts(now)
+        await self._refresh_starts(ends, now)
+        if now - self._slept_at >= SLEEPER_SECONDS:
+            self._slept_at = now
+            next_sleeper(watched, now)
         limit = asyncio.Semaphore(PARALLEL)
-        await asyncio.gather(*(self._look(one, ends, now, limit) for one in watched))
+        fetches = []
+        for count, one in enumerate(watched, 1):
+            if fetch := self._look(one, ends, now, limit):
+                fetches.append(fetch)
+            if count % BATCH == 0:
+                # Thousands in one go would keep everything else waiting.
+                await asyncio.sleep(0)
+        await asyncio.gather(*fetches)
         self.last_success = self._clock()
         self._metrics.polls.inc()
 
@@ -185,7 +170,8 @@ class ClusterPoller:
             return
         try:
             async with asyncio.timeout(TICK_SECONDS):
-                await self.tick()
+                with self._metrics.poll_seconds.time():
+                    await self.tick()
         except TimeoutError:
             self._failed(Trouble(Reason.KAFKA_UNREACHABLE, "Kafka did not answer in time"))
         except ClusterError as error:
@@ -218,98 +204,93 @@ class ClusterPoller:
         return min(MAX_BACKOFF, 2.0 ** (self._failures - 1)) if self._failures else 0.0
 
     async def _refresh_layout(self, watched: Iterable[Watched], now: float) -> None:
-        topics = frozenset(topic for one in watched for topic in one.target.topics)
+        read = {topic for one in watched for topic in one.target.topics}
+        topics = read.union(*(one.target.written for one in watched))
         age = now - self._layout_at
         due = age >= LAYOUT_SECONDS or (self._layout.troubles and age >= TROUBLE_SECONDS)
         if due or topics != self._topics:
-            self._layout = await self._link.layout(topics)
+            layout = await self._link.layout(topics)
+            # Nobody asks for the offsets of what is only written.
+            leaders = {p: node for p, node in layout.leaders.items() if p.topic in read}
+            self._layout = Layout(leaders, layout.troubles)
             self._layout_at, self._topics = now, topics
+            # Should a topic that is gone come again, it is another one.
+            self._starts = {p: s for p, s in self._starts.items() if p in leaders}
 
-    async def _refresh_starts(self, now: float) -> None:
+    async def _refresh_starts(self, ends: dict[Partition, int], now: float) -> None:
+        self._anew = {p.topic for p, end in ends.items() if end < self._ends.get(p, end)}
+        self._ends = ends
         unknown = self._layout.leaders.keys() - self._starts.keys()
-        if unknown or now - self._starts_at >= STARTS_SECONDS:
+        if unknown or self._anew or now - self._starts_at >= STARTS_SECONDS:
             self._starts = await self._link.offsets(self._layout, self._layout.leaders, EARLIEST)
             self._starts_at = now
 
-    async def _look(
+    def _look(
         self, watched: Watched, ends: dict[Partition, int], now: float, limit: asyncio.Semaphore
-    ) -> None:
-        target = watched.target
-        trouble = next(
-            (self._layout.troubles[t] for t in target.topics if t in self._layout.troubles), None
-        )
-        partitions = self._layout.partitions(target.topics)
-        known = [ends[partition] for partition in partitions if partition in ends]
-        if trouble is None and len(known) < len(partitions):
-            message = f"no leader answers for {len(partitions) - len(known)} partitions"
+    ) -> Coroutine[Any, Any, None] | None:
+        """Look at a binding. Returns what is still to be asked for it."""
+        topics, troubles = watched.target.topics, self._layout.troubles
+        trouble = next((troubles[topic] for topic in topics if topic in troubles), None)
+        gone = (t for t in topics if t in self._anew or _is_missing(troubles.get(t)))
+        watched.topics_gone(gone)
+        look = Look(now, self._layout.partitions(topics), ends)
+        if trouble is None and look.unknown:
+            message = f"no leader answers for {look.unknown} partitions"
             trouble = watched.silence(Trouble(Reason.KAFKA_UNREACHABLE, message), now)
-        if trouble is not None or not partitions or len(known) < len(partitions):
+        if trouble is not None or not look.partitions or look.unknown:
             self._tell(watched, Observation(now, trouble=trouble))
-            return
-        end = sum(known)
-        try:
-            if watched.needs_fetch(end, now):
-                async with limit:
-                    await self._fetch(watched, partitions, ends)
-                watched.fetched_at, watched.fetched_end = now, end
-        except MovedError as error:
-            trouble = watched.silence(error.trouble, now)
-            self._tell(watched, Observation(now, trouble=trouble))
-            return
-        except ClusterError as error:
-            self._tell(watched, Observation(now, trouble=error.trouble))
-            return
-        watched.silent_since = None
-        observation = self._observation(watched, partitions, ends, end, now)
-        watched.lag = observation.lag
-        self._tell(watched, observation)
+            return None
+        watched.compare(ends, now)
+        if watched.needs_fetch(look.end, now):
+            return self._ask(watched, look, limit)
+        self._conclude(watched, look)
+        return None
 
-    async def _fetch(
-        self, watched: Watched, partitions: list[Partition], ends: dict[Partition, int]
-    ) -> None:
+    async def _ask(self, watched: Watched, look: Look, limit: asyncio.Semaphore) -> None:
+        try:
+            async with limit:
+                await self._fetch(watched, look)
+        except MovedError as error:
+            trouble = watched.silence(error.trouble, look.now)
+            self._tell(watched, Observation(look.now, trouble=trouble))
+        except ClusterError as error:
+            self._tell(watched, Observation(look.now, trouble=error.trouble))
+        else:
+            watched.fetched(look.end, look.now)
+            self._conclude(watched, look)
+
+    async def _fetch(self, watched: Watched, look: Look) -> None:
         target = watched.target
         self._metrics.fetches.inc()
+        if suspects := watched.suspects:
+            written = await self._link.offsets(self._layout, suspects, LATEST, open_too=True)
+            self._metrics.rewound.inc(watched.confirm(written, look.now))
         commits = await self._link.committed(target.group)
-        missing = seeds(target, partitions, ends, self._starts, commits, watched.commits)
+        kept, before = watched.without_lost(commits), watched.commits
+        missing = seeds(target, look.partitions, look.ends, self._starts, kept, before)
         # Only a group without members takes commits from outside; members seed by themselves.
         if missing and await self._link.is_empty(target.group):
             await self._link.commit(target.group, missing)
             commits |= missing
+            self._metrics.seeded.inc(len(missing))
             log.info("group starts", binding=target.key, partitions=len(missing))
         watched.commits = commits
-        broken = watched.figures.update(
-            {partition: commits[partition] for partition in partitions if partition in commits}
-        )
+        broken = watched.figures.update({p: commits[p] for p in look.partitions if p in commits})
         self._metrics.broken_metadata.inc(broken)
 
-    def _observation(
-        self,
-        watched: Watched,
-        partitions: list[Partition],
-        ends: dict[Partition, int],
-        end: int,
-        now: float,
-    ) -> Observation:
-        by_topic = {
-            topic: lag_of(
-                ends, self._starts, watched.commits, [p for p in partitions if p.topic == topic]
-            )
-            for topic in watched.target.topics
-        }
-        lags = [lag for lag in by_topic.values() if lag is not None]
-        complete = len(lags) == len(by_topic)
-        return Observation(
-            time=now,
-            lag=sum(lags) if complete else None,
-            end=end,
-            partitions=len(partitions),
-            by_topic={topic: lag for topic, lag in by_topic.items() if lag is not None},
-            summary=watched.figures.summary(watched.target.workers),
-            unix=self._wall(),
-            ends=tuple(ends[partition] for partition in partitions),
-            done=done_of(self._starts, watched.commits, watched.figures.ahead, partitions),
-            ready=watched.target.ready,
-        )
+    def _conclude(self, watched: Watched, look: Look) -> None:
+        output = self._output_trouble(watched.target)
+        self._tell(watched, watched.observation(look, self._starts, output, self._wall()))
+
+    def _output_trouble(self, target: Target) -> Trouble | None:
+        troubles = (self._layout.troubles.get(topic) for topic in target.written)
+        # What a broker says of a topic while it restarts is none of these.
+        wanted = (Reason.TOPIC_MISSING, Reason.TOPIC_UNAUTHORIZED)
+        return next((t for t in troubles if t is not None and t.reason in wanted), None)
+
+
+def _is_missing(trouble: Trouble | None) -> bool:
+    return trouble is not None and trouble.reason is Reason.TOPIC_MISSING
 
 
 class LagWatcher:
@@ -330,14 +311,14 @@ class LagWatcher:
         seconds: float = 2.0,
         failed: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
-        connect: Callable[[Mapping[str, Any]], Link] = KafkaLink,
+        connect: Callable[[Mapping[str, Any]], Link] | None = None,
     ) -> None:
         self._report = report
         self._metrics = metrics
         self._seconds = seconds
         self._failed = failed
         self._clock = clock
-        self._connect = connect
+        self._connect = connect or self._kafka
         self._pollers: dict[str, ClusterPoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cluster_of: dict[str, str] = {}
@@ -387,6 +368,9 @@ class LagWatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _kafka(self, options: Mapping[str, Any]) -> Link:
+        return KafkaLink(options, asked=lambda api: self._metrics.kafka_requests.labels(api).inc())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -23,15 +23,18 @@ from flowbinding_api.reasons import Reason
 from flowbinding_api.resolve import with_kafka_defaults
 from flowbinding_api.spec import Kafka
 from flowbinding_api.status import ConditionStatus, FlowBindingStatus
-from flowbinding_operator import desired, status
+from flowbinding_operator import desired, runs, status
 from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of
 from flowbinding_operator.children import Children, ForeignError
 from flowbinding_operator.events import event, happenings
 from flowbinding_operator.kube import Kube, KubeError
-from flowbinding_operator.lag import Target
+from flowbinding_operator.lag import Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import LagWatcher
-from flowbinding_operator.referenced import Referenced, cluster_id, version_of
+from flowbinding_operator.probe import Prober, target_of
+from flowbinding_operator.probed import Probed, remembered
+from flowbinding_operator.provisioning import Provisioner
+from flowbinding_operator.referenced import Known, Referenced, cluster_id, version_of
 from flowbinding_operator.references import (
     Missing,
     Objects,
@@ -41,7 +44,9 @@ from flowbinding_operator.references import (
     secret_reader,
 )
 from flowbinding_operator.scaling import Decision, History
+from flowbinding_operator.scheduled import ACTIVE_RETRY_SECONDS, Schedules
 from flowbinding_operator.store import Cache
+from flowbinding_operator.topics import NOTHING, Provisioned
 from flowbinding_operator.workers import Workers, observe
 
 log = structlog.get_logger(__name__)
@@ -86,6 +91,9 @@ class Reconciler:
         children: Children,
         lag: LagWatcher,
         autoscaler: Autoscaler,
+        prober: Prober,
+        schedules: Schedules,
+        provisioner: Provisioner,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,6 +103,9 @@ class Reconciler:
         self._children = children
         self._lag = lag
         self._autoscaler = autoscaler
+        self._prober = prober
+        self._schedules = schedules
+        self._provisioner = provisioner
         self._metrics = metrics
         self._clock = clock
         self._referenced = Referenced(kube, clock)
@@ -131,6 +142,8 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         believed = REFERENCES_SECONDS if memory.ready else REPAIR_SECONDS
         known = await self._referenced.read(binding, wanted, believed=believed)
+        if binding.spec.source.schedule is not None:
+            return await self._reconcile_schedule(binding, body, old, known)
         live, refused = await self._deployment_of(body["metadata"])
         # Whatever else is missing: "Latest" means the end as it is now, and not after the repair.
         blind = known.missing(tuple(item for item in wanted if item.of_kafka), binding)
@@ -138,11 +151,63 @@ class Reconciler:
         missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
         track = self._track(binding, old, live)
         observation, decision = track.observation, track.decide()
-        view = status.View(observation, decision, Workers(), missing or blind, refused)
+        view = status.View(
+            observation, decision, Workers(), missing or blind, refused, track.explain(decision)
+        )
+        trouble = observation.trouble if observation else None
+        if trouble is not None and trouble.reason is Reason.TOPIC_MISSING:
+            self._provisioner.hurry(key)
+        topics = self._provision(binding, known)
+        view = replace(view, probed=self._probe(binding, old, known.objects), topics=topics)
         view = await self._act(binding, track, view, known.objects, live)
         if await self._report(binding, body, old, view) and observation is not None:
             track.written = stamp_of(observation, decision)
-        return _again(view, wanted, ready=memory.ready)
+        again = _again(view, wanted, ready=memory.ready)
+        return _soonest(again, self._provisioner.next_look(key))
+
+    async def _reconcile_schedule(
+        self, binding: FlowBinding, body: Mapping[str, Any], old: FlowBindingStatus, known: Known
+    ) -> float | None:
+        """The same for a binding whose source is a schedule: nothing is watched or scaled."""
+        self._lag.forget(binding.key)
+        self._autoscaler.forget(binding.key)
+        wanted = references(binding)
+        missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
+        topics = self._provision(binding, known)
+        view = await self._schedules.act(
+            binding, lambda: self._worker(desired.cron_job, binding, known.objects), missing, topics
+        )
+        view = replace(view, probed=self._probe(binding, old, known.objects))
+        new = runs.status_of(binding, old, view, now=_now())
+        self._metrics.reported(binding.key, new)
+        ready = new.conditions[0].status is ConditionStatus.TRUE
+        self._memory[binding.key].ready = ready
+        await self._write_status(binding.key, body, old, new)
+        again = REFERENCES_SECONDS if wanted else None
+        if missing is not None or view.refused:
+            again = MISSING_RETRY_SECONDS if missing is not None else REFUSED_RETRY_SECONDS
+        elif view.runs.active:
+            again = ACTIVE_RETRY_SECONDS
+        return _soonest(again, self._provisioner.next_look(binding.key))
+
+    def _provision(self, binding: FlowBinding, known: Known) -> Provisioned:
+        """Have topics made, if they are asked for; what is known of them."""
+        if not binding.spec.provisioning.create:
+            self._provisioner.forget(binding.key)
+            return NOTHING
+        kafka = binding.spec.kafka
+        needed = tuple(item for item in references(binding) if item.of_kafka)
+        if kafka.bootstrap_servers is None or known.missing(needed, binding) is not None:
+            # Another condition says so.
+            return NOTHING
+        try:
+            return self._provisioner.want(
+                binding,
+                cluster_id(kafka, known.objects),
+                lambda: client_options(kafka, secret_reader(known.objects)),
+            )
+        except FlowBindingError as error:
+            return Provisioned(asked=True, trouble=Trouble(Reason(error.reason), str(error)))
 
     async def _deployment_of(
         self, metadata: Mapping[str, Any]
@@ -168,6 +233,7 @@ class Reconciler:
         # No lag leads to a decision now. The next valid spec starts anew from the Deployment.
         self._lag.forget(key)
         self._autoscaler.forget(key)
+        self._prober.forget(key)
         self._metrics.forget(key)
         spec, metadata = body.get("spec"), body["metadata"]
         paused = isinstance(spec, Mapping) and spec.get("paused") is True
@@ -191,6 +257,17 @@ class Reconciler:
         self._metrics.reported(key, new)
         await self._write_status(key, body, old, new)
         return REFUSED_RETRY_SECONDS if refused else None
+
+    def _probe(
+        self, binding: FlowBinding, old: FlowBindingStatus, objects: Objects
+    ) -> Probed | None:
+        """Have the flow server asked; what is known of it."""
+        target = target_of(binding, objects)
+        self._prober.watch(binding.key, target)
+        if target is None:
+            return None
+        found = self._prober.result(binding.key)
+        return found or remembered(old, binding.metadata.generation)
 
     def _track(
         self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
@@ -226,9 +303,12 @@ class Reconciler:
                 live = await self._children.apply(
                     binding.key,
                     desired.config_map(binding),
-                    self._deployment(binding, objects),
+                    self._worker(desired.deployment, binding, objects),
                     live,
                 )
+                metadata, name = binding.metadata, desired.worker_name(binding.metadata.name)
+                uid = str(metadata.uid)
+                await self._children.prune("CronJob", metadata.namespace, name, uid)
             if live is not None and decision.replicas is not None:
                 live = await self._children.scale(live, decision.replicas)
                 track.history.replicas = decision.replicas
@@ -243,12 +323,12 @@ class Reconciler:
         workers = await self._workers(binding, live)
         return replace(view, decision=decision, workers=workers, refused=refused)
 
-    def _deployment(self, binding: FlowBinding, objects: Objects) -> desired.Manifest:
+    def _worker(
+        self, make: desired.Maker, binding: FlowBinding, objects: Objects
+    ) -> desired.Manifest:
         wanted = references(binding)
         versions = [version_of(item, objects) for item in wanted if not item.reloaded]
-        return desired.deployment(
-            binding, wanted, desired.content_hash(versions), self._config.worker
-        )
+        return make(binding, wanted, desired.content_hash(versions), self._config.worker)
 
     async def _workers(self, binding: FlowBinding, live: Mapping[str, Any] | None) -> Workers:
         workers = observe(live)
@@ -290,6 +370,7 @@ class Reconciler:
             start_from=binding.spec.source.start_from,
             workers=workers.replicas,
             ready=workers.ready,
+            written=binding.spec.output.topics if binding.spec.output else (),
         )
         self._lag.watch(target, cluster, options)
         return None
@@ -354,10 +435,17 @@ class Reconciler:
     def _forget(self, key: str) -> None:
         self._lag.forget(key)
         self._autoscaler.forget(key)
+        self._prober.forget(key)
         self._children.forget(key)
         self._metrics.forget(key)
         self._referenced.forget(key)
+        self._schedules.forget(key)
+        self._provisioner.forget(key)
         self._memory.pop(key, None)
+
+
+def _soonest(*times: float | None) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _again(view: status.View, wanted: tuple[Reference, ...], *, ready: bool) -> float | None:

@@ -161,3 +161,6 @@ def references_in(path: str, value: Any) -> Iterator[Reference]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from references_in(f"{path}[{index}]", item)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from references_in(f"{path}.{key}", item)

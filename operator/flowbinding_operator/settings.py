@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """Resources of a worker, as JSON, where the binding has none."""
     poll_seconds: Annotated[float, Field(ge=0.1, le=300)] = 2
     """Seconds between two looks at a Kafka cluster."""
+    probe_seconds: Annotated[float, Field(ge=0, le=86400)] = 60
+    """Seconds between two looks at a flow server, while no worker calls it too; 0 for none."""
     http_address: str = "0.0.0.0:8080"
     """host:port of /livez, /readyz and /metrics."""
     log_format: Literal["json", "console"] = Field(default_factory=_log_format)
@@ -63,6 +65,10 @@ class Settings(BaseSettings):
     """Name of this operator in Events."""
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
     """Bindings reconciled at the same time."""
+    lease: str = ""
+    """namespace/name of the Lease by which one of several operators leads; none when empty."""
+    lease_seconds: Annotated[float, Field(ge=3, le=300)] = 15
+    """After a leader is gone without a word, another follows within so many seconds."""
     check: CliImplicitFlag[bool] = False
     """Only check the settings and the connection to Kubernetes, then exit."""
 
@@ -79,6 +85,13 @@ class Settings(BaseSettings):
         host, separator, port = value.rpartition(":")
         if not (host and separator and port.isdigit() and int(port) <= 65535):
             raise ValueError(f"expected host:port, e.g. 0.0.0.0:8080, got {value!r}")
+        return value
+
+    @field_validator("lease")
+    @classmethod
+    def _lease(cls, value: str) -> str:
+        if value and (value.count("/") != 1 or not all(value.split("/"))):
+            raise ValueError(f"expected namespace/name, e.g. flowbinding/operator, got {value!r}")
         return value
 
     @property

@@ -7,17 +7,26 @@ idle binding costs no writes and a busy one few.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flowbinding_api.binding import FlowBinding
 from flowbinding_api.reasons import Reason
-from flowbinding_api.status import Condition, ConditionStatus, ConditionType, FlowBindingStatus
+from flowbinding_api.status import (
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    FlowBindingStatus,
+    ScalingStatus,
+)
 from flowbinding_operator.desired import selector
-from flowbinding_operator.lag import Observation, Summary
+from flowbinding_operator.explained import steady
+from flowbinding_operator.lag import Observation, Partition, Summary
+from flowbinding_operator.probed import Probed
 from flowbinding_operator.references import Missing
 from flowbinding_operator.scaling import Decision
+from flowbinding_operator.topics import NOTHING, Provisioned
 from flowbinding_operator.workers import Workers
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -37,13 +46,18 @@ VOLATILE = (
     "ratePerReplica",
     "secondsPerMessage",
     "reason",
+    "scaling",
 )
 """What moves all the time; `reason` too, while replicas and conditions stay the same."""
 
 FLOW_REASONS = frozenset(
-    {reason for reason in Reason if reason.value.startswith("Flow")} | {Reason.ENGINE_MISSING}
+    {reason for reason in Reason if reason.value.startswith("Flow")}
+    | {Reason.ENGINE_MISSING, Reason.ECHO_INSTEAD}
 ) - {Reason.FLOW_ANSWERED}
 
+
+UNANSWERED = frozenset({Reason.KAFKA_UNREACHABLE, Reason.KAFKA_UNAUTHORIZED})
+"""Of a cluster that tells the operator nothing, the poller tells it better."""
 
 UNSCALED = frozenset(
     {Reason.STATIC, Reason.EXTERNAL, Reason.DRY_RUN, Reason.PAUSED, Reason.SKIPPED}
@@ -58,6 +72,9 @@ class View:
     Attributes:
         missing: What is wrong with the objects that it refers to.
         refused: What forbids writing its children: the API server, or that they are not its own.
+        scaling: What the decision was made from.
+        probed: What the flow server told the operator; None when it was not asked yet.
+        topics: What became of the topics that it asks for.
     """
 
     observation: Observation | None
@@ -65,6 +82,9 @@ class View:
     workers: Workers
     missing: Missing | None = None
     refused: str = ""
+    scaling: ScalingStatus | None = None
+    probed: Probed | None = None
+    topics: Provisioned = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,9 @@ def status_of(
         rate_per_replica=_rounded(decision.rate_per_replica),
         seconds_per_message=_rounded(summary.seconds_per_message) or old.seconds_per_message,
         last_scale_time=now if desired != old.desired_replicas else old.last_scale_time,
+        flow_version=view.probed.version if view.probed else None,
         reason=decision.reason.value,
+        scaling=steady(view.scaling, old.scaling, now),
         conditions=with_times(states(binding, view), old, generation, now),
     )
 
@@ -145,7 +167,7 @@ def invalid(
         ConditionType.READY: State(FALSE, Reason.INVALID_SPEC, message),
         ConditionType.WORKERS_AVAILABLE: _workers(workers),
         ConditionType.SCALING_ACTIVE: State(FALSE, Reason.INVALID_SPEC, idle),
-        ConditionType.PAUSED: _paused(paused),
+        ConditionType.PAUSED: paused_state(paused),
     }
     kept = [c for c in old.conditions if c.type not in new]
     desired = 0 if stopped else old.desired_replicas
@@ -161,6 +183,7 @@ def invalid(
             "lag_seconds": None,
             "arrival_rate": None,
             "rate_per_replica": None,
+            "scaling": None,
             "conditions": [*with_times(new, old, generation, now), *kept],
         }
     )
@@ -169,11 +192,21 @@ def invalid(
 def patch(old: Mapping[str, Any], new: FlowBindingStatus) -> dict[str, Any]:
     """The merge patch from one status to another; empty when there is nothing to say."""
     wanted = new.model_dump(mode="json", by_alias=True, exclude_none=True)
-    changes: dict[str, Any] = {k: v for k, v in wanted.items() if old.get(k) != v}
-    for field in FlowBindingStatus.model_fields.values():
-        name = field.alias or ""
-        if name in old and name not in wanted:
-            changes[name] = None
+    # What a newer operator has written stays.
+    own = {field.alias or "" for field in FlowBindingStatus.model_fields.values()}
+    return _merge_patch({name: value for name, value in old.items() if name in own}, wanted)
+
+
+def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """As RFC 7386 has it: what is gone is named, in objects below as well."""
+    changes: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            below = _merge_patch(before, value)
+            changes.update({name: below} if below else {})
+        elif before != value:
+            changes[name] = value
     return changes
 
 
@@ -200,13 +233,13 @@ def lag_moved(old: int | None, new: int | None, elapsed: float) -> bool:
 def states(binding: FlowBinding, view: View) -> States:
     """Every condition."""
     found: States = {
-        ConditionType.TOPIC_AVAILABLE: _topic(binding, view.observation),
-        ConditionType.FLOW_CONFIGURED: _flow_configured(binding, view.missing),
+        ConditionType.TOPIC_AVAILABLE: _topic(binding, view),
+        ConditionType.FLOW_CONFIGURED: flow_configured(binding, view.missing),
         ConditionType.FLOW_REACHABLE: _flow_reachable(view),
         ConditionType.WORKERS_AVAILABLE: _workers(view.workers),
         ConditionType.SCALING_ACTIVE: _scaling_active(view),
-        ConditionType.SCALING_LIMITED: _scaling_limited(view.decision),
-        ConditionType.PAUSED: _paused(binding.spec.paused),
+        ConditionType.SCALING_LIMITED: _scaling_limited(view.decision, view.observation),
+        ConditionType.PAUSED: paused_state(binding.spec.paused),
         ConditionType.DEGRADED: _degraded(view),
     }
     return {ConditionType.READY: _ready(binding, view, found), **found}
@@ -256,7 +289,33 @@ def _ready(binding: FlowBinding, view: View, found: States) -> State:
     return State(TRUE, Reason.PAUSED if binding.spec.paused else Reason.READY)
 
 
-def _topic(binding: FlowBinding, observation: Observation | None) -> State:
+def _topic(binding: FlowBinding, view: View) -> State:
+    found = _source_topic(binding, view.observation)
+    trouble = view.topics.trouble
+    if trouble is not None and trouble.reason not in UNANSWERED:
+        # It says why a topic is missing.
+        return State(FALSE, trouble.reason, trouble.message)
+    if view.topics.asked and trouble is None and found.reason == Reason.TOPIC_MISSING:
+        # The poller sees a new topic a few seconds later.
+        return State(UNKNOWN, Reason.RECONCILING, "the topics are being made")
+    if view.topics.note and found.status is TRUE:
+        return State(TRUE, Reason.MORE_PARTITIONS, f"{found.message}; {view.topics.note}")
+    return found
+
+
+def provisioned(topics: Provisioned) -> State | None:
+    """What there is to tell of topics that nothing is read from; None if none are asked for."""
+    if topics.trouble is not None:
+        away = topics.trouble.reason is Reason.KAFKA_UNREACHABLE
+        return State(UNKNOWN if away else FALSE, topics.trouble.reason, topics.trouble.message)
+    if not topics.asked:
+        return None
+    if not topics.done:
+        return State(UNKNOWN, Reason.RECONCILING, "the topics are being made")
+    return State(TRUE, Reason.MORE_PARTITIONS if topics.note else Reason.TOPIC_FOUND, topics.note)
+
+
+def _source_topic(binding: FlowBinding, observation: Observation | None) -> State:
     if binding.spec.kafka.bootstrap_servers is None:
         message = "set spec.kafka.bootstrapServers, or the operator's default"
         return State(FALSE, Reason.KAFKA_NOT_CONFIGURED, message)
@@ -267,10 +326,14 @@ def _topic(binding: FlowBinding, observation: Observation | None) -> State:
         away = observation.trouble.reason is Reason.KAFKA_UNREACHABLE
         status = UNKNOWN if away else FALSE
         return State(status, observation.trouble.reason, observation.trouble.message)
+    if observation.output is not None:
+        message = f"results cannot be written: {observation.output.message}"
+        return State(FALSE, observation.output.reason, message)
     return State(TRUE, Reason.TOPIC_FOUND, f"{observation.partitions} partitions")
 
 
-def _flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
+def flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
+    """Whether there is a flow to run."""
     if not binding.spec.flow.runs:
         return State(FALSE, Reason.SKIPPED, "spec.flow.id is not set: nothing runs")
     if missing is not None and missing.field.startswith("spec.flow."):
@@ -280,10 +343,14 @@ def _flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
 
 def _flow_reachable(view: View) -> State:
     summary = view.observation.summary if view.observation else Summary()
+    if summary.reason == Reason.ECHO_INSTEAD:
+        return State(TRUE, summary.reason, summary.message)
     if summary.reason in FLOW_REASONS:
         return State(FALSE, summary.reason, summary.message)
     if summary.answered:
         return State(TRUE, Reason.FLOW_ANSWERED)
+    if view.probed is not None:
+        return State(view.probed.status, view.probed.reason, view.probed.message)
     return State(UNKNOWN, Reason.NOT_CALLED_YET, "no worker has had an answer since it started")
 
 
@@ -298,7 +365,8 @@ def _workers(workers: Workers) -> State:
     return State(FALSE, Reason.WORKERS_STARTING, counts)
 
 
-def _paused(paused: bool) -> State:
+def paused_state(paused: bool) -> State:
+    """Whether the user has stopped it."""
     if paused:
         return State(TRUE, Reason.PAUSED, "spec.paused is true: no workers run")
     return State(FALSE, Reason.NOT_PAUSED)
@@ -317,15 +385,16 @@ def _scaling_active(view: View) -> State:
     return State(TRUE, Reason.LAG_KNOWN)
 
 
-def _scaling_limited(decision: Decision) -> State:
+def _scaling_limited(decision: Decision, observation: Observation | None) -> State:
     if decision.limited is None or decision.reason in UNSCALED:
         return State(FALSE, Reason.NOT_LIMITED)
-    stalled = ", ".join(map(str, decision.stalled[:8]))
+    listed = observation.listed if observation else ()
+    stalled = ", ".join(_named(index, listed) for index in decision.stalled[:8])
     texts = {
         Reason.PARTITION_LIMIT: f"more workers than {decision.partitions} partitions are of no use",
         Reason.MAX_REPLICAS: "spec.scaling.maxReplicas is reached",
         Reason.SCHEDULE: f"a schedule allows no more than {decision.highest} workers",
-        Reason.HOT_PARTITION: f"partition {decision.hot} gets more than one worker can do",
+        Reason.HOT_PARTITION: f"{_named(decision.hot, listed)} gets more than one worker can do",
         Reason.PARTITION_STALLED: f"nothing is done of partitions: {stalled or 'all'}",
         Reason.BACKEND_SATURATED: "more workers would get nothing more done",
         Reason.IN_FLIGHT_LIMIT: "spec.concurrency.maxInFlight is reached",
@@ -334,12 +403,21 @@ def _scaling_limited(decision: Decision) -> State:
     return State(TRUE, decision.limited, texts.get(decision.limited, ""))
 
 
+def _named(index: int | None, listed: Sequence[Partition]) -> str:
+    """A partition as people know it: `orders/3`."""
+    if index is None or index >= len(listed):
+        return "a partition"
+    return f"{listed[index].topic}/{listed[index].partition}"
+
+
 def _degraded(view: View) -> State:
     summary = view.observation.summary if view.observation else Summary()
     if summary.reason and summary.reason not in FLOW_REASONS:
         return State(TRUE, summary.reason, summary.message)
     if view.workers.ready > 0 and view.workers.trouble is not None:
         return State(TRUE, view.workers.trouble, view.workers.message)
+    if view.observation is not None and view.observation.rewound is not None:
+        return State(TRUE, view.observation.rewound.reason, view.observation.rewound.message)
     return State(FALSE, Reason.HEALTHY)
 
 

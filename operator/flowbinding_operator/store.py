@@ -53,6 +53,10 @@ class Cache:
         """Keys of all objects."""
         return list(self._objects)
 
+    def all(self) -> list[Object]:
+        """All objects."""
+        return list(self._objects.values())
+
     def __len__(self) -> int:
         return len(self._objects)
 

@@ -66,7 +66,7 @@ def observe(
     if deployment is None:
         return Workers()
     status = deployment.get("status") or {}
-    known = _pod_trouble(pods) or _deployment_trouble(status) or _slowness(pods, now)
+    known = pod_trouble(pods) or _deployment_trouble(status) or _slowness(pods, now)
     trouble, message = known or (None, "")
     return Workers(
         desired=(deployment.get("spec") or {}).get("replicas", 1),
@@ -85,7 +85,7 @@ def _deployment_trouble(status: Mapping[str, Any]) -> tuple[Reason, str] | None:
     return None
 
 
-def _pod_trouble(pods: Sequence[Mapping[str, Any]]) -> tuple[Reason, str] | None:
+def pod_trouble(pods: Sequence[Mapping[str, Any]]) -> tuple[Reason, str] | None:
     """The worst trouble among the Pods; a missing image before a crash before all else."""
     found = [trouble for pod in pods for trouble in _troubles(pod)]
     order = (Reason.IMAGE_UNAVAILABLE, Reason.WORKERS_CRASHING, Reason.WORKERS_UNAVAILABLE)

@@ -89,6 +89,8 @@ async def test_a_message_from_the_command_to_its_result_and_back(
     [pod] = namespace.pods("talk")
     assert [w["name"] for w in found["kafka"]["workers"]] == [pod["metadata"]["name"]]
     assert "WorkersReady" in written(flowbinding("status", "talk"))
+    told = data(flowbinding("explain", "talk", "-o", "json"))
+    assert told["formula"]["Bounds"] == "1 to 1, and 3 partitions: 1 wanted"
     [row] = data(flowbinding("watch", "-o", "json"))
     assert (row["name"], row["ready"], row["healthy"]) == ("talk", 1, True)
 

@@ -51,10 +51,9 @@ async def passed_on(binding: FlowBinding, message: Record, files: Files) -> Reco
     if request is None:
         return None
     await flow.start()
-    key, value = payload.output(message, request, await flow.run(request))
+    key, value, topic = payload.output(message, request, await flow.run(request))
     await flow.close()
-    assert binding.spec.output is not None
-    return Record(Partition(binding.spec.output.topic, 0), 0, key, value, (), message.timestamp_ms)
+    return Record(Partition(topic, 0), 0, key, value, (), message.timestamp_ms)
 
 
 def application(**fields: Any) -> Record:
@@ -90,7 +89,7 @@ async def test_the_three_agents(files: Files) -> None:
     assert (score["score"], score["model"], score["temperature"]) == (736, "rules-v1", 0.2)
     decided = await passed_on(example("decision"), scored, files)
     assert decided is not None
-    assert decided.key == b"a-1"
+    assert (decided.partition.topic, decided.key) == ("finance.loan.decision.v1", b"a-1")
     decision = json.loads(decided.value or b"")
     assert decision["binding"] == "loan/loan-decision"
     assert decision["result"] == {

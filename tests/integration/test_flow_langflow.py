@@ -1,21 +1,25 @@
-"""The run API of a real Langflow server; and the same messages with lfx in process."""
+"""A real Langflow server, a real `lfx serve`, and the same flows with lfx in the worker."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flowbinding_api import parse_binding
 from flowbinding_api.flow import Flow
+from flowbinding_operator.probe import Prober, target_of
+from flowbinding_worker import ports
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.langflow import LangflowFlow
 from flowbinding_worker.flows.local import LocalFlow
-from flowbinding_worker.payload.answer import as_data
-from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
-from integration.langflow.server import LangflowServer, running
+from flowbinding_worker.payload import Payload
+from flowbinding_worker.ports import Failure, FlowRequest, Partition, ProcessingError, Record
+from integration.langflow.server import LangflowServer, running, serving
 
 FLOWS = Path(__file__).parent / "langflow" / "flows"
 DATA = {"text": "data:hi", "score": 0.5, "tags": ["a", "b"]}
@@ -36,10 +40,18 @@ def server() -> Iterator[LangflowServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def served() -> Iterator[LangflowServer]:
+    names = (path for path in sorted(FLOWS.glob("*.json")) if path.stem != "needs-package")
+    with serving({path.stem: path for path in names}) as server:
+        yield server
+
+
 @pytest.fixture
-def files(tmp_path: Path, server: LangflowServer) -> Files:
-    for key, content in (("good", server.api_key), ("wrong", "sk-wrong")):
-        (tmp_path / "langflow").mkdir(exist_ok=True)
+def files(tmp_path: Path, server: LangflowServer, served: LangflowServer) -> Files:
+    keys = {"good": server.api_key, "served": served.api_key, "wrong": "sk-wrong", "token": "t0k3n"}
+    (tmp_path / "langflow").mkdir()
+    for key, content in keys.items():
         (tmp_path / "langflow" / key).write_text(content)
     return Files(secrets=tmp_path)
 
@@ -62,7 +74,7 @@ def request(
     return FlowRequest("in-0-7", text, session, tweaks or {})
 
 
-async def answer(flow: LangflowFlow | LocalFlow, asked: FlowRequest) -> Any:
+async def answer(flow: ports.Flow, asked: FlowRequest) -> Any:
     try:
         await flow.start()
         return (await flow.run(asked)).value
@@ -70,23 +82,10 @@ async def answer(flow: LangflowFlow | LocalFlow, asked: FlowRequest) -> Any:
         await flow.close()
 
 
-async def refused(
-    flow: LangflowFlow | LocalFlow, asked: FlowRequest | None = None
-) -> ProcessingError:
+async def refused(flow: ports.Flow, asked: FlowRequest | None = None) -> ProcessingError:
     with pytest.raises(ProcessingError) as raised:
         await answer(flow, asked or request())
     return raised.value
-
-
-async def test_by_id_and_by_name(server: LangflowServer, files: Files) -> None:
-    for identity in (server.flows["echo"], "echo"):
-        assert await answer(remote(server, files, identity), request("a\nb")) == "a\nb"
-
-
-async def test_tweaks(server: LangflowServer, files: Files) -> None:
-    asked = request(tweaks={"Prompt-p": {"name": "Alice"}})
-    assert await answer(remote(server, files, "prompt"), asked) == "Hello Alice: hi"
-    assert await answer(remote(server, files, "prompt"), request()) == "Hello nobody: hi"
 
 
 async def test_a_session_reaches_the_flow(server: LangflowServer, files: Files) -> None:
@@ -95,12 +94,6 @@ async def test_a_session_reaches_the_flow(server: LangflowServer, files: Files) 
     await flow.close()
     assert [result.value for result in results] == [f"s-{n}|t-{n}" for n in range(20)]
     assert len({result.run_id for result in results}) == 20
-
-
-async def test_data(server: LangflowServer, files: Files) -> None:
-    assert as_data(await answer(remote(server, files, "data-chat"), request())) == DATA
-    chosen = remote(server, files, "data-terminal", outputComponent="MakeData-x")
-    assert await answer(chosen, request()) == DATA
 
 
 async def test_outputs(server: LangflowServer, files: Files) -> None:
@@ -168,36 +161,204 @@ async def test_a_timeout(server: LangflowServer, files: Files) -> None:
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
 
 
+TABLE = """\
+| text         |   n |
+|:-------------|----:|
+| hi<br/>there |   1 |
+| row2         |   2 |"""
+RECORD = Record(Partition("in", 3), 7, b"key-1", b"hi\nthere", (), 1_000)
+VARIABLES = {
+    "THE_CITY": {"value": "Bonn"},
+    "TOKEN": {"secretKeyRef": {"name": "langflow", "key": "token"}},
+}
+SPEC: dict[str, Any] = {
+    "input": "{{ text }}",
+    "sessionId": "{{ key }}",
+    "globalVariables": VARIABLES,
+}
+
+
+def specs(server: LangflowServer, served: LangflowServer, name: str) -> dict[str, dict[str, Any]]:
+    """`spec.flow` for each way to run a flow."""
+
+    def at(there: LangflowServer, key: str, api: str, **fields: Any) -> dict[str, Any]:
+        secret = {"apiKeySecretRef": {"name": "langflow", "key": key}}
+        return {"backend": "Langflow", "url": there.url, "api": api, **secret, **fields}
+
+    return {
+        "Run by name": at(server, "good", "Run", id=name),
+        "Run": at(server, "good", "Run", id=server.flows[name]),
+        "Workflows": at(server, "good", "Workflows", id=server.flows[name]),
+        "Serve": at(served, "served", "Serve", id=served.flows[name]),
+        "Workflows of lfx serve": at(served, "served", "Workflows", id=served.flows[name]),
+    }
+
+
+async def outcome(flow: dict[str, Any], files: Files, runner: ports.Flow | None = None) -> Any:
+    """The record that a message becomes, as data, but for the flow's own name; or its failure."""
+    manifest: dict[str, Any] = {
+        "apiVersion": "flowbinding.io/v1alpha1",
+        "kind": "FlowBinding",
+        "metadata": {"name": "b"},
+        "spec": {"source": {"topic": "in"}, "flow": flow, "output": {"topic": "out"}},
+    }
+    binding = parse_binding(manifest)
+    payload = Payload(binding)
+    asked = payload.request(RECORD)
+    assert asked is not None
+    own = None if runner else LangflowFlow(binding.spec.flow, files, slots=8)
+    try:
+        result = await (runner or own).run(asked)  # type: ignore[union-attr]
+    except ProcessingError as error:
+        return error.failure, error.reason
+    finally:
+        if own is not None:
+            await own.close()
+    written = payload.output(RECORD, asked, result)
+    value = json.loads(written.value)
+    assert value.pop("flow")
+    return written.key, value
+
+
 @pytest.mark.parametrize(
-    ("name", "tweaks", "fields"),
+    ("fields", "cases"),
     [
-        ("echo", {}, {}),
-        ("prompt", {"Prompt-p": {"name": "Alice"}}, {}),
-        ("data-chat", {}, {}),
-        ("data-terminal", {}, {"outputComponent": "MakeData-x"}),
-        ("frame-chat", {}, {}),
-        ("whoami", {}, {}),
-        ("echo-two", {}, {"outputComponent": "ChatOutput-two"}),
+        (
+            {},
+            [
+                ("echo", {}, "hi\nthere"),
+                ("whoami", {}, "key-1|hi\nthere"),
+                ("prompt", {}, "Hello nobody: hi\nthere"),
+                ("prompt", {"Prompt-p": {"name": "{{ key }}"}}, "Hello key-1: hi\nthere"),
+                ("variables", {}, "Bonn, t0k3n: hi\nthere"),
+                ("data-chat", {}, {**DATA, "text": "data:hi\nthere"}),
+                ("frame-chat", {}, TABLE),
+                ("raises", {}, (Failure.TRANSIENT, "FlowFailing")),
+            ],
+        ),
+        ({"outputComponent": "ChatOutput-two"}, [("echo-two", {}, "hi\nthere")]),
+        (
+            {"outputComponent": "MakeData-x"},
+            [("data-terminal", {}, {**DATA, "text": "data:hi\nthere"})],
+        ),
     ],
+    ids=["plain", "one-of-two", "data"],
 )
-async def test_the_server_and_the_worker_give_the_same_answer(
+async def test_every_way_gives_the_same_record(
     server: LangflowServer,
+    served: LangflowServer,
     files: Files,
-    name: str,
-    tweaks: dict[str, Any],
+    tmp_path: Path,
     fields: dict[str, Any],
+    cases: list[tuple[str, dict[str, Any], Any]],
 ) -> None:
-    asked = request("hi\nthere", tweaks=tweaks)
-    there = await answer(remote(server, files, name, **fields), asked)
-    assert there == await answer(local(name, **fields), asked)
+    path = tmp_path / "flow.json"
+    local = {"backend": "Local", "file": {"path": str(path)}, **SPEC, **fields}
+    runner = LocalFlow(Flow.model_validate(local), files, slots=1)
+    try:
+        for name, tweaks, expected in cases:
+            path.write_text((FLOWS / f"{name}.json").read_text())
+            own = {**fields, **({"tweaks": tweaks} if tweaks else {})}
+            found = {"Local": await outcome({**local, **own}, files, runner)}
+            for way, spec in specs(server, served, name).items():
+                if able(way, own):
+                    found[way] = await outcome({**spec, **SPEC, **own}, files)
+            first = found["Local"]
+            assert {way: one for way, one in found.items() if one != first} == {}, name
+            assert first == expected or first[1]["result"] == expected, name
+    finally:
+        await runner.close()
 
 
-async def test_the_server_and_the_worker_fail_alike(server: LangflowServer, files: Files) -> None:
-    there, here = await refused(remote(server, files, "raises")), await refused(local("raises"))
-    assert (there.failure, there.reason) == (here.failure, here.reason)
-    assert str(there) == f"Langflow answered 500: {here}"
+def able(way: str, fields: dict[str, Any]) -> bool:
+    """Whether a way knows these fields. lfx serve takes no tweaks; data need the run API."""
+    lacks = {
+        "Serve": {"tweaks", "outputComponent"},
+        "Workflows of lfx serve": {"tweaks"},
+    }
+    data = fields.get("outputComponent") == "MakeData-x" and not way.startswith("Run")
+    return not lacks.get(way, set()) & fields.keys() and not data
 
 
-def local(name: str, **fields: Any) -> LocalFlow:
-    flow = {"backend": "Local", "file": {"path": str(FLOWS / f"{name}.json")}, **fields}
-    return LocalFlow(Flow.model_validate(flow), Files(), slots=8)
+async def test_several_outputs_have_to_be_chosen_from(
+    server: LangflowServer, served: LangflowServer, files: Files
+) -> None:
+    ways = specs(server, served, "echo-two")
+    for way in ("Run", "Workflows", "Workflows of lfx serve"):
+        flow = LangflowFlow(Flow.model_validate(ways[way]), files, slots=1)
+        error = await refused(flow)
+        assert error.failure is Failure.CONFIGURATION
+        assert "ChatOutput-out (Chat Output), ChatOutput-two (Chat Output)" in str(error), way
+    wrong = Flow.model_validate({**ways["Workflows"], "outputComponent": "ChatOutput-zzz"})
+    error = await refused(LangflowFlow(wrong, files, slots=1))
+    assert error.failure is Failure.CONFIGURATION
+    # A set on its side.
+    assert "set spec.flow.outputComponent to one of ChatOutput-" in str(error)
+
+
+async def test_what_the_other_apis_refuse(
+    server: LangflowServer, served: LangflowServer, files: Files
+) -> None:
+    async def error(way: str, request: FlowRequest, **fields: Any) -> tuple[str, str]:
+        spec = {**specs(server, served, fields.pop("flow", "echo"))[way], **fields}
+        found = await refused(LangflowFlow(Flow.model_validate(spec), files, slots=1), request)
+        return found.reason, str(found)
+
+    wrong = {"apiKeySecretRef": {"name": "langflow", "key": "wrong"}}
+    nobody = {"id": "00000000-0000-4000-8000-000000000000"}
+    tweaked = request(tweaks={"Prompt-p": {"code": "print(1)"}})
+    for way in ("Workflows", "Serve", "Workflows of lfx serve"):
+        reason, text = await error(way, request(), **wrong)
+        assert reason == "FlowUnauthorized"
+        assert "check spec.flow.apiKeySecretRef" in text
+        reason, text = await error(way, request(), **nobody)
+        assert reason == "FlowNotFound"
+        assert text.endswith("check spec.flow.id")
+    for way, asked, flow, hint in (
+        ("Workflows", tweaked, "prompt", "check spec.flow.tweaks"),
+        ("Workflows of lfx serve", tweaked, "prompt", "remove spec.flow.tweaks"),
+        ("Workflows", request(), "data-terminal", "connect a Chat Output, or use Run"),
+        ("Serve", request(), "data-terminal", "give the flow a Chat Output"),
+    ):
+        reason, text = await error(way, asked, flow=flow)
+        assert reason == "FlowMisconfigured"
+        assert hint in text
+
+
+async def test_the_operator_finds_out_what_is_there(
+    server: LangflowServer, served: LangflowServer, files: Files
+) -> None:
+    prober = Prober(lambda _: None, seconds=60)
+    ways = specs(server, served, "echo")
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "there": (ways["Run"], "True: Langflow 1.13.0 has the flow"),
+        "served": (ways["Serve"], "True: lfx serve has the flow"),
+        "named": (ways["Run by name"], "True: Langflow 1.13.0 answers; whether it has the flow is"),
+        "nobody": (
+            {**ways["Run"], "id": "00000000-0000-4000-8000-000000000000"},
+            "False: the flow server has no flow",
+        ),
+        "nobody-served": (
+            {**ways["Serve"], "id": "00000000-0000-4000-8000-000000000000"},
+            "False: the flow server has no flow",
+        ),
+        "wrong": (
+            {**ways["Run"], "apiKeySecretRef": {"name": "langflow", "key": "wrong"}},
+            "False: the flow server answers 403",
+        ),
+    }
+    secret = {path.name: path.read_text() for path in (files.secrets / "langflow").iterdir()}
+    for name, (flow, _) in cases.items():
+        manifest = {
+            "apiVersion": "flowbinding.io/v1alpha1",
+            "kind": "FlowBinding",
+            "metadata": {"name": name},
+            "spec": {"source": {"topic": "in"}, "flow": flow},
+        }
+        objects = {("Secret", "langflow"): {"kind": "ConfigMap", "data": secret}}
+        prober.watch(name, target_of(parse_binding(manifest), objects))  # type: ignore[arg-type]
+    await prober.ask()
+    for name, (_, expected) in cases.items():
+        found = prober.result(name)
+        assert found is not None
+        assert f"{found.status}: {found.message}".startswith(expected)

@@ -4,38 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
-import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
+import pytest_asyncio
 
 from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
-from flowbinding_worker.flows.local import LocalFlow
+from flowbinding_worker.flows.local import ENGINE, LocalFlow
+from flowbinding_worker.flows.processes.fork import Forks
 from flowbinding_worker.payload.answer import as_data
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 
 FLOWS = Path(__file__).parent / "langflow" / "flows"
-ROOT = Path(__file__).parents[2]
 
-# lfx compiles a flow's components for each run, with Pydantic as it was before 2.12.
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
-    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince212"),
-]
+# One process imports lfx for all: the event loop that it belongs to lives as long.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+
+_forks = Forks(ENGINE)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", autouse=True)
+async def forks() -> AsyncIterator[None]:
+    await _forks.start()
+    yield
+    await _forks.close()
+    # What is left are the last words of its processes.
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 def local(name: str, folder: Path = FLOWS, **fields: Any) -> LocalFlow:
     file = {"path": str(folder / f"{name}.json")}
-    return LocalFlow(
-        Flow.model_validate({"backend": "Local", "file": file, **fields}), Files(), slots=8
-    )
+    flow = Flow.model_validate({"backend": "Local", "file": file, **fields})
+    return LocalFlow(flow, Files(), slots=8, forks=_forks)
+
+
+def changed(folder: Path, name: str, words: dict[str, str], **fields: Any) -> LocalFlow:
+    """A flow with other words in the code of its own component."""
+    document = json.loads((FLOWS / f"{name}.json").read_text())
+    for node in document["data"]["nodes"]:
+        if not node["id"].startswith("Chat"):
+            code = node["data"]["node"]["template"]["code"]
+            for before, after in words.items():
+                assert before in code["value"]
+                code["value"] = code["value"].replace(before, after)
+    (folder / "flow.json").write_text(json.dumps(document))
+    return local("flow", folder, **fields)
 
 
 def request(
@@ -57,7 +75,6 @@ async def test_echo() -> None:
     assert result.value == "a\nb"
     assert result.run_id is not None
     assert (await flow.run(request(""))).value == ""
-    await flow.close()
 
 
 async def test_tweaks() -> None:
@@ -118,7 +135,7 @@ async def test_a_component_that_raises() -> None:
 async def test_a_package_that_is_missing() -> None:
     error = await refused(local("needs-package"))
     assert (error.failure, error.reason) == (Failure.CONFIGURATION, "EngineMissing")
-    assert "flowbinding_no_such_package" in str(error)
+    assert "(pip install flowbinding-no-such-package)" in str(error)
     assert "needs-package.json" in str(error)
 
 
@@ -158,42 +175,40 @@ async def test_a_broken_file_then_repaired(tmp_path: Path) -> None:
 
 
 async def test_component_code_that_does_not_compile(tmp_path: Path) -> None:
-    document = json.loads((FLOWS / "raises.json").read_text())
-    for node in document["data"]["nodes"]:
-        if node["id"] == "Boom-x":
-            node["data"]["node"]["template"]["code"]["value"] = "def (:"
-    (tmp_path / "flow.json").write_text(json.dumps(document))
-    error = await refused(local("flow", tmp_path))
+    error = await refused(changed(tmp_path, "raises", {"class Boom": "class ("}))
     assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowFileInvalid")
+    assert "invalid syntax" in str(error)
 
 
-async def test_the_workers_own_logs_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    await local("echo").run(request())
-    structlog.get_logger().warning("still here")
-    assert "still here" in capsys.readouterr().out
+async def test_a_component_that_blocks_its_thread(tmp_path: Path) -> None:
+    words = {"async def run_it": "def run_it", "await asyncio.sleep": "__import__('time').sleep"}
+    hasty = changed(tmp_path, "sleeps", words, timeoutSeconds=1)
+    error = await refused(hasty, request(tweaks={"Sleeper-x": {"seconds": 600.0}}))
+    assert (error.reason, error.outcome_unknown) == ("FlowTimeout", True)
+    assert (await local("flow", tmp_path).run(request())).value == "slept:hi"
 
 
-async def test_nothing_leaves_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[Any] = []
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: called.append(address))
-    await local("echo").run(request())
-    await refused(local("raises"))
-    assert called == []
+async def test_a_component_that_ends_its_process(tmp_path: Path) -> None:
+    words = {"await asyncio": "__import__('os')._exit(3); await asyncio"}
+    error = await refused(changed(tmp_path, "sleeps", words))
+    assert (error.reason, error.outcome_unknown) == ("FlowFailing", True)
+    assert "the process that ran the flow ended with exit code 3" in str(error)
 
 
-def test_a_process_of_its_own_is_quiet_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """In a home that cannot be written, without any output, and with structlog as it was."""
-    home = tmp_path / "home"
-    home.mkdir(mode=0o500)
-    (tmp_path / "tmp").mkdir()
-    script = """
-import asyncio, sys, structlog
+async def test_global_variables_are_those_of_the_run() -> None:
+    values = {"THE_CITY": {"value": "Bonn"}, "TOKEN": {"value": "t"}}
+    given = local("variables", globalVariables=values)
+    other = local("variables", globalVariables={**values, "THE_CITY": {"value": "Rome"}})
+    found = await asyncio.gather(*(flow.run(request()) for flow in (given, other) * 4))
+    assert [result.value for result in found] == ["Bonn, t: hi", "Rome, t: hi"] * 4
+
+
+SCRIPT = """
+import asyncio, sys
 from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.local import LocalFlow
 from flowbinding_worker.ports import FlowRequest
-structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
-before = structlog.get_config()
 flow = LocalFlow(Flow.model_validate({"backend": "Local", "file": {"path": sys.argv[1]}}),
                  Files(), slots=1)
 async def main():
@@ -201,24 +216,55 @@ async def main():
     assert (await flow.run(FlowRequest("r", "hi", "s"))).value == "hi"
     await flow.close()
 asyncio.run(main())
-assert structlog.get_config() == before
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(FLOWS / "echo.json")],
-        env={"HOME": str(home), "TMPDIR": str(tmp_path / "tmp")},
+SPY = """
+import os, socket
+def connect(self, address):
+    with open(os.environ["SPY"], "a") as file:
+        file.write(repr(address))
+socket.socket.connect = connect
+"""
+
+
+async def test_a_worker_is_quiet_and_talks_to_nobody_and_leaves_nothing(tmp_path: Path) -> None:
+    """In a home that cannot be written."""
+    home, spy = tmp_path / "home", tmp_path / "spy"
+    home.mkdir(mode=0o500)
+    spy.mkdir()
+    (spy / "sitecustomize.py").write_text(SPY)
+    (tmp_path / "tmp").mkdir()
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", SCRIPT, str(FLOWS / "echo.json")],
+        env={
+            "HOME": str(home),
+            "TMPDIR": str(tmp_path / "tmp"),
+            "PYTHONPATH": str(spy),
+            "SPY": str(spy / "called"),
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (spy / "called").exists()
     assert list(home.iterdir()) == []
     left = {path.name for path in (tmp_path / "tmp").iterdir()}
     assert left <= {"langflow_extension_events"}
 
 
-async def test_threads_for_blocking_components() -> None:
-    flow = local("raises")
+async def test_lfx_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lfx.py").write_text("raise ModuleNotFoundError(\"No module named 'lfx'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    spec = {"backend": "Local", "file": {"path": str(FLOWS / "echo.json")}}
+    flow = LocalFlow(Flow.model_validate(spec), Files(), slots=1)
+    with pytest.raises(ProcessingError, match="No module named 'lfx'") as raised:
+        await flow.start()
+    assert (raised.value.failure, raised.value.reason) == (Failure.CONFIGURATION, "EngineMissing")
+    notes: list[tuple[str, str]] = []
+    echoing = Flow.model_validate({**spec, "onMissingEngine": "Echo"})
+    flow = LocalFlow(echoing, Files(), slots=1, note=lambda *told: notes.append(told))
     await flow.start()
-    gate = threading.Barrier(8)
-    # Eight at once, although this machine's default pool may be smaller.
-    await asyncio.gather(*(asyncio.to_thread(gate.wait, 10) for _ in range(8)))
+    assert (await flow.run(request())).value == "hi"
+    assert [reason for reason, _ in notes] == ["EchoInstead"]
+    await flow.close()

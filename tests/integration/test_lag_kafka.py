@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import RecordsToDelete
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import NewPartitions, RecordsToDelete
 
 import kafkaio
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
 from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink
-from flowbinding_operator.lag import Commit, Observation, Partition, Target
+from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import ClusterPoller, LagWatcher
 from kafkaio import TopicFactory
@@ -186,3 +188,130 @@ async def test_a_wrong_password_is_told_apart_from_a_broker_that_is_down(tmp_pat
     with pytest.raises(ClusterError) as caught:
         await down.layout([])
     assert caught.value.reason == Reason.KAFKA_UNREACHABLE
+
+
+async def test_a_cluster_that_swallows_packets_delays_no_other(
+    kafka: KafkaBroker, topic: TopicFactory
+) -> None:
+    name = await topic(partitions=2)
+    # Its queue is full, so that nobody gets through and nobody is told so.
+    hole = socket.create_server(("127.0.0.1", 0), backlog=0)
+    stuffing = [socket.socket() for _ in range(4)]
+    for end in stuffing:
+        end.setblocking(False)
+        end.connect_ex(hole.getsockname())
+    good: list[Observation] = []
+    known = asyncio.Event()
+    told: asyncio.Future[Trouble] = asyncio.get_running_loop().create_future()
+
+    def report(key: str, observation: Observation) -> None:
+        if key == "ns/good":
+            good.append(observation)
+            if observation.lag == 0:
+                known.set()
+        elif observation.trouble and not told.done():
+            told.set_result(observation.trouble)
+
+    watcher = LagWatcher(report, Metrics(), seconds=0.1, failed=told.set_exception)
+    servers = f"127.0.0.1:{hole.getsockname()[1]}"
+    good_one = Target("ns/good", f"{name}.g", (name,))
+    watcher.watch(good_one, "kafka", {"bootstrap_servers": kafka.bootstrap})
+    try:
+        async with asyncio.timeout(60):
+            await known.wait()
+            good.clear()
+            watcher.watch(Target("ns/lost", "g", ("t",)), "hole", {"bootstrap_servers": servers})
+            trouble = await told
+        assert trouble.reason is Reason.KAFKA_UNREACHABLE
+        assert servers in trouble.message
+        # Nothing of one cluster's five seconds was another's.
+        assert len([seen for seen in good if seen.lag == 0]) >= 5
+    finally:
+        await watcher.close()
+        for end in (*stuffing, hole):
+            end.close()
+
+
+async def test_a_topic_of_transactions_sleeps(kafka: KafkaBroker, topic: TopicFactory) -> None:
+    name = await topic(partitions=1)
+    seen: dict[str, Observation] = {}
+    one, link = poller(kafka.bootstrap, seen)
+    target = Target("ns/b", f"{name}.g", (name,), workers=1)
+    one.watch(target)
+    group = {"bootstrap_servers": kafka.bootstrap, "group_id": target.group}
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=name)
+    await producer.start()
+    try:
+        assert (await tick(one, seen, target.key)).lag == 0
+        await producer.begin_transaction()
+        for number in range(5):
+            await producer.send_and_wait(name, b"%d" % number, partition=0)
+        # Nobody gets them yet.
+        assert (await tick(one, seen, target.key)).lag == 0
+        await producer.commit_transaction()
+        # The marker is an offset too.
+        async with asyncio.timeout(20):
+            while (await tick(one, seen, target.key)).lag != 6:
+                pass
+        consumer = AIOKafkaConsumer(
+            name, isolation_level="read_committed", enable_auto_commit=False, **group
+        )
+        await consumer.start()
+        try:
+            async with asyncio.timeout(30):
+                while (await tick(one, seen, target.key)).lag != 0:
+                    await consumer.getmany(timeout_ms=200)
+                    await consumer.commit()
+        finally:
+            await consumer.stop()
+        one.watch(replace(target, workers=0))
+        assert (await tick(one, seen, target.key)).lag == 0
+    finally:
+        await producer.stop()
+        await link.close()
+
+
+async def test_a_topic_that_is_created_anew_and_grows(
+    kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowbinding_operator.poller.LAYOUT_SECONDS", 0.0)
+    name = "created-anew"
+    await kafkaio.create_topics(kafka.bootstrap, name, partitions=2)
+    seen: dict[str, Observation] = {}
+    one, link = poller(kafka.bootstrap, seen)
+    target = Target("ns/b", f"{name}.g", (name,), StartFrom.LATEST)
+    one.watch(target)
+
+    async def until_lag(wanted: int, partitions: int) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                found = await tick(one, seen, target.key)
+                if (found.lag, found.partitions) == (wanted, partitions):
+                    break
+
+    try:
+        await until_lag(0, 2)
+        await kafkaio.produce(kafka.bootstrap, name, messages(40))
+        await until_lag(40, 2)
+        layout = await link.layout([name])
+        ends = await link.offsets(layout, layout.leaders, LATEST)
+        await link.commit(target.group, {p: Commit(end) for p, end in ends.items()})
+        await kafkaio.produce(kafka.bootstrap, name, messages(1))
+        await until_lag(1, 2)
+        await kafkaio.delete_topics(kafka.bootstrap, name)
+        async with asyncio.timeout(30):
+            while (await tick(one, seen, target.key)).trouble is None:
+                pass
+        await kafkaio.create_topics(kafka.bootstrap, name, partitions=2)
+        await kafkaio.produce(kafka.bootstrap, name, messages(30))
+        # All of them, although the binding started at the latest message of another topic.
+        await until_lag(30, 2)
+        async with kafkaio.admin(kafka.bootstrap) as admin:
+            await admin.create_partitions({name: NewPartitions(total_count=3)})
+        await until_lag(30, 3)
+        await kafkaio.produce(kafka.bootstrap, name, messages(30))
+        await until_lag(60, 3)
+        assert len(await link.committed(target.group)) == 3
+    finally:
+        await link.close()
+        await kafkaio.delete_topics(kafka.bootstrap, name)

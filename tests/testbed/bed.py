@@ -152,6 +152,16 @@ class Testbed:
             raise TestbedError(f"no component {name!r}", hint=f"kafka, {', '.join(NAMES)}")
         return self._control_plane.component(name)
 
+    def paper_node(self, pods: int = 10_000) -> Component:
+        """A second node that starts no pod but says that all of them run and are ready.
+
+        A pod gets there by the node selector `kubernetes.io/hostname: paper` and a toleration of
+        `flowbinding.io/paper`; others do not.
+        """
+        if self.kind_context:
+            raise TestbedError("there is no such node in a kind cluster")
+        return self._control_plane.paper_node(pods)
+
     @property
     def components(self) -> list[Component]:
         """All components that this testbed has."""

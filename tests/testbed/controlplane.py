@@ -24,6 +24,11 @@ from testbed.toolchain import Note
 IMAGE = "flowbinding/flowbinding"
 # In every pod's environment: a pod that outlives its node is found by it.
 POD_MARK = "TESTBED_ROOT"
+PAPER = "paper"
+"""A node that says of its pods that they run, and starts nothing: for fleets."""
+PAPER_TAINT = "flowbinding.io/paper"
+"""Keeps pods away from it that are meant to run."""
+PAPER_RANGE = "127.1"
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "node")
 # Then SIGKILL. The API server ends its requests at once but waits a minute for watches to leave,
 # and etcd waits for the API server; the node waits for its pods.
@@ -68,6 +73,40 @@ class ControlPlane:
             stop_seconds=STOP_SECONDS.get(name, 10),
         )
         return Component(program, self._state)
+
+    def paper_node(self, pods: int) -> Component:
+        """The node of that name, with room for so many pods."""
+        flags = {
+            **self._node(),
+            "name": PAPER,
+            "no-run": True,
+            # The tester's: as itself it would have to be known before it is there.
+            "kubeconfig": str(self._layout.kubeconfig),
+            "state-dir": str(self._layout.data / "paper-node"),
+            "listen": f"{LOOPBACK}:{self._state.port('paper-node')}",
+            "pod-cidr": f"{PAPER_RANGE}.0.0/16",
+            "capacity-pods": str(pods),
+        }
+        program = Program(
+            name="paper-node",
+            command=lambda: [str(self.binary), "node", *kube_flags.render(flags)],
+            log=self._layout.logs / "paper-node.log",
+            prepare=self._taint_paper,
+            ready=lambda: self._is_ready(PAPER, self._state.port("paper-node")),
+        )
+        return Component(program, self._state)
+
+    def _taint_paper(self) -> None:
+        """Make the node's object before the node does: no pod may come between."""
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": PAPER, "labels": {"kubernetes.io/hostname": PAPER}},
+            "spec": {"taints": [{"key": PAPER_TAINT, "effect": "NoSchedule"}]},
+        }
+        done = self._ask("POST", f"{self.server}/api/v1/nodes", node)
+        if done is None or (done.is_error and done.status_code != httpx.codes.CONFLICT):
+            raise TestbedError("the paper node could not be made", hint=done.text if done else "")
 
     def start(self, note: Note) -> None:
         """Start all, in the order in which they need each other."""
@@ -144,10 +183,13 @@ class ControlPlane:
         )
 
     def _node_is_ready(self) -> bool:
+        return self._is_ready(NODE, self._addresses.ports["node"])
+
+    def _is_ready(self, node: str, port: int) -> bool:
         # Its object alone may still say Ready from before a restart.
-        if not listens(self._addresses.ports["node"]):
+        if not listens(port):
             return False
-        response = self._get(f"/api/v1/nodes/{NODE}")
+        response = self._get(f"/api/v1/nodes/{node}")
         if response is None or not response.is_success:
             return False
         conditions = response.json()["status"].get("conditions", [])

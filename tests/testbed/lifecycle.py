@@ -43,7 +43,8 @@ def all_or_nothing(state: State, starts: list[Callable[[], None]]) -> None:
 def stop_all(state: State, layout: Layout) -> None:
     """Stop what runs; kill what does not stop in time."""
     processes = state.processes()
-    for name in STOP_ORDER:
+    # Others first: they are nobody's foundation.
+    for name in (*(name for name in processes if name not in STOP_ORDER), *STOP_ORDER):
         if process := processes.get(name):
             process.end(grace=STOP_SECONDS.get(name, 10))
             state.forget(name)

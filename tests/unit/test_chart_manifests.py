@@ -11,7 +11,7 @@ import yaml
 
 from flowbinding_api import load_binding
 from flowbinding_operator.settings import Settings
-from helmchart import CHART, DIGEST, EVERYTHING, MONITORING, VARIANTS, Chart, Rendered
+from helmchart import CHART, DIGEST, EVERYTHING, MONITORING, NAMESPACE, VARIANTS, Chart, Rendered
 
 
 @pytest.fixture
@@ -61,10 +61,28 @@ def test_the_user_can_be_left_to_openshift(chart: Chart) -> None:
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def test_there_is_one_operator_and_never_two(chart: Chart) -> None:
-    spec = chart.render().one("Deployment")["spec"]
+def test_one_operator_is_replaced_by_one_that_stands_by(chart: Chart) -> None:
+    rendered = chart.render()
+    spec = rendered.one("Deployment")["spec"]
     assert spec["replicas"] == 1
-    assert spec["strategy"] == {"type": "Recreate"}
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert rendered.environment["FLOWBINDING_OPERATOR_LEASE"] == f"{NAMESPACE}/flowbinding"
+    # It would only keep the node from being drained.
+    assert not rendered.of("PodDisruptionBudget")
+    assert "affinity" not in rendered.pod["spec"]
+
+
+def test_two_operators_prefer_two_nodes_and_go_one_at_a_time(chart: Chart) -> None:
+    rendered = chart.render(replicas=2)
+    budget, deployment = rendered.one("PodDisruptionBudget"), rendered.one("Deployment")
+    assert deployment["spec"]["replicas"] == 2
+    assert budget["spec"] == {"maxUnavailable": 1, "selector": deployment["spec"]["selector"]}
+    rules = rendered.pod["spec"]["affinity"]["podAntiAffinity"]
+    ((rule,),) = rules.values()
+    assert list(rules) == ["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert rule["podAffinityTerm"]["labelSelector"] == deployment["spec"]["selector"]
+    own = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+    assert chart.render(replicas=2, affinity=own).pod["spec"]["affinity"] == own
 
 
 def test_the_selector_does_not_depend_on_labels_of_the_user(chart: Chart) -> None:

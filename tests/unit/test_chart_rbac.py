@@ -16,6 +16,14 @@ def chart(helm: Path, tmp_path: Path) -> Chart:
     return Chart(helm, tmp_path)
 
 
+LEADER = "flowbinding-leader"
+
+
+def of_the_work(rendered: Rendered, kind: str) -> list[Manifest]:
+    """Roles or their bindings without those of the leader election."""
+    return [item for item in rendered.of(kind) if item["metadata"]["name"] != LEADER]
+
+
 def rules(rendered: Rendered) -> Iterator[Manifest]:
     for role in rendered.of("Role") + rendered.of("ClusterRole"):
         yield from role["rules"]
@@ -35,8 +43,10 @@ OPERATOR = {
     "flowbinding.io/flowbindings": {"get", "list", "watch"},
     "flowbinding.io/flowbindings/status": {"get", "patch"},
     "flowbinding.io/flowbindings/finalizers": {"update"},
-    "apps/deployments": {"get", "list", "watch", "create", "patch"},
+    "apps/deployments": {"get", "list", "watch", "create", "patch", "delete"},
     "apps/deployments/scale": {"get", "patch"},
+    "batch/cronjobs": {"get", "list", "watch", "create", "patch", "delete"},
+    "batch/jobs": {"list", "watch"},
     "/configmaps": {"get", "create", "patch"},
     "/secrets": {"get"},
     "/pods": {"list"},
@@ -53,8 +63,8 @@ def test_no_rule_has_a_wildcard(chart: Chart, values: dict[str, Any]) -> None:
 
 def test_the_whole_cluster_takes_one_cluster_role(chart: Chart) -> None:
     rendered = chart.render(rbac={"aggregate": False})
-    assert not rendered.of("Role")
-    assert not rendered.of("RoleBinding")
+    assert not of_the_work(rendered, "Role")
+    assert not of_the_work(rendered, "RoleBinding")
     role = rendered.one("ClusterRole")
     assert granted(role) == OPERATOR
     binding = rendered.one("ClusterRoleBinding")
@@ -69,9 +79,10 @@ def test_named_namespaces_take_a_role_each_and_nothing_cluster_wide(chart: Chart
     rendered = chart.render(watchNamespaces=names, rbac={"aggregate": False})
     assert not rendered.of("ClusterRole")
     assert not rendered.of("ClusterRoleBinding")
-    assert [role["metadata"]["namespace"] for role in rendered.of("Role")] == names
-    assert [role["metadata"]["namespace"] for role in rendered.of("RoleBinding")] == names
-    for role, binding in zip(rendered.of("Role"), rendered.of("RoleBinding"), strict=True):
+    roles, bindings = of_the_work(rendered, "Role"), of_the_work(rendered, "RoleBinding")
+    assert [role["metadata"]["namespace"] for role in roles] == names
+    assert [role["metadata"]["namespace"] for role in bindings] == names
+    for role, binding in zip(roles, bindings, strict=True):
         assert granted(role) == OPERATOR
         assert binding["roleRef"] == {
             "apiGroup": "rbac.authorization.k8s.io",
@@ -80,6 +91,22 @@ def test_named_namespaces_take_a_role_each_and_nothing_cluster_wide(chart: Chart
         }
         assert binding["subjects"][0]["namespace"] == NAMESPACE
     assert rendered.environment["FLOWBINDING_OPERATOR_NAMESPACES"] == "orders,billing"
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["orders"]}], ids=str)
+def test_the_election_takes_one_lease_where_the_operator_is(
+    chart: Chart, values: dict[str, Any]
+) -> None:
+    rendered = chart.render(**values)
+    (role,) = [item for item in rendered.of("Role") if item["metadata"]["name"] == LEADER]
+    (binding,) = [i for i in rendered.of("RoleBinding") if i["metadata"]["name"] == LEADER]
+    create, own = role["rules"]
+    assert create["verbs"] == ["create"]
+    assert (own["verbs"], own["resourceNames"]) == (["get", "update"], ["flowbinding"])
+    assert create["resources"] == own["resources"] == ["leases"]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == NAMESPACE
+    assert binding["roleRef"]["name"] == LEADER
+    assert rendered.environment["FLOWBINDING_OPERATOR_LEASE"] == f"{NAMESPACE}/flowbinding"
 
 
 def test_aggregated_roles_speak_of_flowbindings_only(chart: Chart) -> None:

@@ -53,7 +53,7 @@ def test_the_defaults_are_valid(validator: Validator, defaults: dict[str, Any]) 
 @pytest.mark.parametrize(
     "values",
     [
-        {"replicas": 2},
+        {"replicas": 0},
         {"image": {"registry": "r.io"}},
         {"image": {"repository": ""}},
         {"image": {"repository": "r.io/fb@sha256:1"}},
@@ -119,13 +119,13 @@ def test_accepted(validator: Validator, defaults: dict[str, Any], values: dict[s
 
 def test_helm_reads_the_schema(helm: Path) -> None:
     done = subprocess.run(
-        [helm, "template", "x", CHART, "--set", "replicas=2"],
+        [helm, "template", "x", CHART, "--set", "replicaCount=2"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode != 0
-    assert "additional properties 'replicas' not allowed" in done.stderr
+    assert "additional properties 'replicaCount' not allowed" in done.stderr
 
 
 def nodes(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

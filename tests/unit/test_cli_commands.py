@@ -231,6 +231,7 @@ def test_the_documentation_names_commands_and_options_that_exist(line: str) -> N
     words = shlex.split(line, comments=True)[1:]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    known = {name for parameter in command.params for name in parameter.opts}
+    params = command.params
+    known = {name for param in params for name in (*param.opts, *param.secondary_opts)}
     assert not hasattr(command, "commands") or words == ["--install-completion"]
     assert {word for word in words if word.startswith("--")} <= known

@@ -313,3 +313,47 @@ def test_a_providers_hint_when_to_come_back(hint: str, seconds: float | None) ->
     assert run_failed(message).retry_after_seconds == pytest.approx(seconds)
     assert failure(500, inner(message), retry_after="3").retry_after_seconds == 3.0
     assert failure(500, inner(f"The form says: {hint}")).retry_after_seconds is None
+
+
+def told(status: int, code: str, **fields: object) -> ProcessingError:
+    detail = {"error": "x", "code": code, "message": "It says why.", **fields}
+    return failure(status, json.dumps({"detail": detail}))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (403, "DEVELOPER_API_DISABLED", "set LANGFLOW_DEVELOPER_API_ENABLED=true there"),
+        (422, "LFX_SERVE_UNSUPPORTED_FIELDS", "remove spec.flow.tweaks"),
+        (422, "TWEAKS_REFUSED", "check spec.flow.tweaks"),
+        (422, "UNKNOWN_OUTPUT_IDS", "set spec.flow.outputComponent"),
+    ],
+)
+def test_codes_that_are_about_the_binding(status: int, code: str, hint: str) -> None:
+    error = told(status, code)
+    assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowMisconfigured")
+    assert str(error).startswith(f"Langflow answered {status}: It says why.; {hint}")
+
+
+def test_the_servers_own_limit_stops_a_run_in_the_middle() -> None:
+    error = told(408, "EXECUTION_TIMEOUT", timeout_seconds=300)
+    assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
+    assert error.outcome_unknown
+    assert error.timed_out
+    assert error.ran
+    assert "the server's own limit for a run" in str(error)
+
+
+def test_codes_that_say_no_more_than_their_status() -> None:
+    assert told(503, "DATABASE_ERROR").failure is Failure.THROTTLE
+    assert told(500, "INTERNAL_SERVER_ERROR").failure is Failure.TRANSIENT
+    assert told(400, "INVALID_FLOW_DATA").failure is Failure.POISON
+    assert told(403, "FLOW_EXECUTE_FORBIDDEN").reason == "FlowUnauthorized"
+    assert failure(403, '{"detail": {"code": ["x"]}}').reason == "FlowUnauthorized"
+
+
+def test_who_answered_is_named() -> None:
+    answer = Answer(500, JSON, '{"result": "Flow execution failed: boom", "success": false}')
+    error = http_failure(answer, now=NOW, server="lfx serve")
+    assert str(error) == "lfx serve answered 500: boom"
+    assert (error.failure, error.ran) == (Failure.TRANSIENT, True)

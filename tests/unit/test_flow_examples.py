@@ -9,6 +9,8 @@ import pytest
 
 from flowbinding_api import FlowBinding, load_binding
 from flowbinding_api.flow import Backend
+from flowbinding_worker.payload import Payload
+from flowbinding_worker.ports import FlowRequest, FlowResult, Partition, Record
 
 LOAN = Path(__file__).parents[2] / "examples" / "loan"
 CHAIN = ("application", "risk", "decision")
@@ -56,3 +58,22 @@ def test_the_topics_make_a_chain() -> None:
         "risk.scoring.result.v1",
         "finance.loan.decision.v1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("decision", "score", "amount", "topic"),
+    [
+        ("approved", 736, 25_000, "finance.loan.decision.v1"),
+        ("approved", 736, 40_000, "finance.loan.review.v1"),
+        ("review", 650, 25_000, "finance.loan.review.v1"),
+        ("declined", 599, 49_500, "finance.loan.decision.v1"),
+    ],
+)
+def test_what_a_person_has_to_look_at_goes_to_the_clerks(
+    decision: str, score: int, amount: float, topic: str
+) -> None:
+    message = Record(Partition("risk.scoring.result.v1", 0), 0, b"a-1", b"{}", (), 0)
+    request = FlowRequest(request_id="r", input="", session_id="s")
+    answer = FlowResult({"decision": decision, "score": score, "amount": amount})
+    written = Payload(example("decision")).output(message, request, answer)
+    assert (written.topic, written.key) == (topic, b"a-1")

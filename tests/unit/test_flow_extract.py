@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from flowbinding_worker.flows.extract import Answers, extract
+from flowbinding_worker.flows.extract import (
+    Answers,
+    Extract,
+    extract,
+    extract_served,
+    extract_workflow,
+)
 from flowbinding_worker.payload.answer import as_data
-from flowbinding_worker.ports import Failure, FlowResult, ProcessingError
+from flowbinding_worker.ports import Failure, FlowResult, ProcessingError, Tokens
 
 SAMPLES = Path(__file__).parents[1] / "data" / "langflow"
 OBJECT = {"text": "data:hi", "score": 0.5, "tags": ["a", "b"]}
-ROWS = [{"text": "hi", "n": 1}, {"text": "row2", "n": 2}]
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -28,53 +36,10 @@ def extracted(name: str) -> FlowResult:
     return extract(sample["response"], (sample["request"]["body"] or {}).get("output_component"))
 
 
-def refused(document: Any, component: str | None = None) -> ProcessingError:
+def refused(document: Any, component: str | None = None, how: Extract = extract) -> ProcessingError:
     with pytest.raises(ProcessingError) as raised:
-        extract(document, component)
+        how(document, component)
     return raised.value
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("err-extra-field", "hi"),
-        ("run-echo-any", "hello"),
-        ("run-echo-by-endpoint", "hello"),
-        ("run-echo-by-id", "hello"),
-        ("run-echo-defaults", "hello"),
-        ("run-echo-inputtypetext", ""),
-        ("run-echo-emptybody", ""),
-        ("run-echo-nobody", ""),
-        ("run-echo-outcomp", "hello"),
-        ("run-echo-outtext", "hello"),
-        ("run-echo-streamfalse", "hello"),
-        ("run-echo-tweak-input-only", "zz"),
-        ("run-embedded-body", "emb"),
-        ("run-globalvar-header", "Hello World, you said: hi"),
-        ("run-hook", "```json\n{}\n```"),
-        ("run-hook-tweak", '```json\n{\n  "a": 2\n}\n```'),
-        ("run-prompt", "Hello World, you said: hi"),
-        ("run-prompt-tweak-badtype", "Hello World, you said: hi"),
-        ("run-prompt-tweak-display", "Hello Bob, you said: hi"),
-        ("run-prompt-tweak-flat", "Hello Flat, you said: hi"),
-        ("run-prompt-tweak-id", "Hello Alice, you said: hi"),
-        ("run-prompt-tweak-notdict", "Hello World, you said: "),
-        ("run-prompt-tweak-unknown-field", "Hello World, you said: hi"),
-        ("run-prompt-tweak-unknown-node", "Hello World, you said: hi"),
-        ("run-text-echo-any", "hello"),
-        ("run-text-echo-chat", ""),
-        ("run-text-echo-text", "hello"),
-        ("run-data-terminal-outcomp", OBJECT),
-        ("run-frame-terminal-outcomp", ROWS),
-    ],
-)
-def test_recorded_answers(name: str, value: Any) -> None:
-    assert extracted(name).value == value
-
-
-@pytest.mark.parametrize("name", ["err-invalid-type-input", "err-invalid-type-inputtype"])
-def test_the_empty_text_is_an_answer(name: str) -> None:
-    assert extracted(name).value == ""
 
 
 def test_the_run_id_is_kept() -> None:
@@ -214,3 +179,138 @@ def test_an_answer_that_is_an_error_is_a_run_that_happened() -> None:
     message = {"text": "no", "error": True}
     error = refused({"outputs": [{"outputs": [{"component_id": "C", "results": {"m": message}}]}]})
     assert (error.failure, error.ran) == (Failure.TRANSIENT, True)
+
+
+def with_usage(usage: Any, token_usage: Any = None) -> dict[str, Any]:
+    message = {"text": "hi", "properties": {"usage": usage}}
+    return run(results={"message": message}, token_usage=token_usage)
+
+
+@pytest.mark.parametrize(
+    ("document", "tokens"),
+    [
+        (with_usage({"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}), Tokens(12, 3)),
+        (with_usage({"input_tokens": None, "output_tokens": 3}), Tokens(0, 3)),
+        (with_usage({"input_tokens": "12", "output_tokens": -1}), Tokens(0, 0)),
+        (with_usage(None, {"input_tokens": 1, "output_tokens": 2}), Tokens(1, 2)),
+        (with_usage(None), None),
+        (run(results={"message": {"text": "hi", "properties": None}}), None),
+        (run(outputs={"x": {"message": "hi"}}), None),
+    ],
+)
+def test_tokens_that_a_run_has_used(document: dict[str, Any], tokens: Tokens | None) -> None:
+    assert extract(document).tokens == tokens
+
+
+def workflow(reason: str = "none", status: str = "completed", **fields: Any) -> dict[str, Any]:
+    output = {"reason": reason, "text": None, "source": None}
+    return {"status": status, "job_id": "j-1", "output": output, "outputs": {}, **fields}
+
+
+def outputs(**contents: Any) -> dict[str, Any]:
+    return {
+        name: {"type": "data", "display_name": f"{name} it", "content": content}
+        for name, content in contents.items()
+    }
+
+
+@pytest.mark.parametrize("reason", ["none", "non_string"])
+@pytest.mark.parametrize("content", [{"a": 1}, [{"a": 1}, {"a": 2}], {}, 5])
+def test_a_workflow_may_answer_with_data(reason: str, content: Any) -> None:
+    document = workflow(reason, outputs=outputs(A=content))
+    assert extract_workflow(document) == FlowResult(content, run_id="j-1")
+    document = workflow(reason, outputs=outputs(A=content, B={"b": 1}))
+    assert extract_workflow(document, "A").value == content
+    error = refused(document, how=extract_workflow)
+    assert str(error).endswith("set spec.flow.outputComponent to one of A (A it), B (B it)")
+
+
+def test_a_workflow_without_outputs() -> None:
+    for component in (None, "A"):
+        error = refused(workflow(), component, extract_workflow)
+        assert error.failure is Failure.CONFIGURATION
+        assert "give the flow a Chat Output" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("errors", "failure", "message"),
+    [
+        ([{"error": "boom"}], Failure.TRANSIENT, "boom"),
+        ([{"error": "Error code: 429 - quota"}], Failure.THROTTLE, "Error code: 429 - quota"),
+        ([], Failure.TRANSIENT, "the run ended with the status failed"),
+        (None, Failure.TRANSIENT, "the run ended with the status failed"),
+        (["boom"], Failure.TRANSIENT, "the run ended with the status failed"),
+    ],
+)
+def test_a_workflow_that_failed(errors: Any, failure: Failure, message: str) -> None:
+    error = refused(workflow("failed", "failed", errors=errors), how=extract_workflow)
+    assert (error.failure, str(error), error.ran) == (failure, message, True)
+
+
+@pytest.mark.parametrize("status", ["timed_out", "cancelled", "queued", None])
+def test_a_workflow_that_did_not_end(status: Any) -> None:
+    error = refused(workflow(status=status, errors=[]), how=extract_workflow)
+    assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowFailing")
+    assert str(status) in str(error)
+
+
+def test_a_workflow_that_waits_for_a_person_never_ends() -> None:
+    error = refused(workflow(status="suspended"), how=extract_workflow)
+    assert error.failure is Failure.CONFIGURATION
+    assert "waits for a person" in str(error)
+
+
+NAMES = st.sampled_from(
+    [
+        "output",
+        "outputs",
+        "status",
+        "reason",
+        "text",
+        "errors",
+        "error",
+        "results",
+        "message",
+        "component_id",
+        "content",
+        "data",
+        "properties",
+        "usage",
+        "token_usage",
+        "success",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["completed", "single", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+DOCUMENTS = (
+    JSON
+    | JSON.map(lambda item: {"outputs": [{"outputs": [item]}]})
+    | st.builds(run, results=JSON, outputs=JSON, token_usage=JSON)
+    | st.fixed_dictionaries(
+        {
+            "status": st.just("completed") | JSON,
+            "output": st.dictionaries(NAMES, JSON, max_size=3),
+            "outputs": st.dictionaries(NAMES, JSON, max_size=3),
+        }
+    )
+)
+
+
+@pytest.mark.parametrize("how", [extract, extract_workflow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(document=DOCUMENTS, component=st.sampled_from([None, "content", "C"]))
+def test_no_document_is_a_fault_of_ours(how: Extract, document: Any, component: Any) -> None:
+    # Whatever else is raised is a fault.
+    with contextlib.suppress(ProcessingError):
+        json.dumps(how(document, component).value)
+
+
+@pytest.mark.parametrize("how", [extract, extract_workflow, extract_served])
+@pytest.mark.parametrize("document", [None, [], "x", {}, {"output": 1}, {"success": False}])
+def test_what_comes_from_elsewhere(how: Extract, document: Any) -> None:
+    error = refused(document, how=how)
+    assert error.failure is Failure.CONFIGURATION
+    assert "check spec.flow.url and spec.flow.api" in str(error)

@@ -1,10 +1,8 @@
-"""Local flows, with an engine of the test's own; the real one runs in the integration tests."""
+"""Local flows, with processes that answer as told; real ones are in the tests beside this."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,52 +11,72 @@ import pytest
 
 from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
-from flowbinding_worker.flows import lfx_engine
+from flowbinding_worker.flows import local
 from flowbinding_worker.flows.local import LocalFlow
+from flowbinding_worker.flows.processes.child import Fault
+from flowbinding_worker.flows.processes.fork import EngineMissingError
+from flowbinding_worker.flows.processes.handle import (
+    Document,
+    LoadError,
+    ProcessEndedError,
+    RunError,
+)
+from flowbinding_worker.flows.processes.pool import Settings
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 
 REQUEST = FlowRequest("in-0-7", "hello", "s-1", {"A": {"b": 1}})
 
 
-class TweakRefusedError(ValueError):
-    """As lfx's TweakRefusedError."""
-
-
 @dataclass
 class StandIn:
-    """An engine that answers `<name of the document>: <input>`, or does what `fails` says."""
+    """A pool that answers `<name of the document>: <input>`, or fails as told."""
 
-    built: list[Mapping[str, Any]] = field(default_factory=list)
-    fails: BaseException | None = None
-    hangs: bool = False
+    settings: Settings | None = None
+    missing: EngineMissingError | None = None
+    fails: Exception | None = None
     silent: bool = False
-    tweak_refused: type[Exception] = TweakRefusedError
+    loaded: list[Document] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
 
-    def build(self, document: dict[str, Any], tweaks: Mapping[str, Any]) -> Any:
-        if "bad" in document["data"]:
-            raise KeyError("nodes")
-        if "protected" in tweaks:
-            raise TweakRefusedError("protected")
-        if "refused" in tweaks:
-            raise ValueError("Refused tweak keys ['code']: protected")
-        self.built.append(tweaks)
-        return document["data"]["name"]
+    def __call__(self, settings: Settings, forks: Any) -> StandIn:
+        self.settings = settings
+        return self
 
-    async def run(self, graph: Any, request: FlowRequest, **settings: Any) -> dict[str, Any]:
-        if self.hangs:
-            await asyncio.Event().wait()
+    async def start(self) -> None:
+        if self.missing is not None:
+            raise self.missing
+
+    async def load(self, document: Document) -> None:
+        await self.start()
+        if "bad" in document.data["data"]:
+            raise LoadError(Fault.UNFIT, "'nodes'")
+        if document not in self.loaded:
+            self.loaded.append(document)
+
+    async def run(
+        self, document: Document, key: str, asked: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        await self.load(document)
+        self.asked.append({"key": key, **asked})
+        if "refused" in asked["tweaks"]:
+            raise RunError(Fault.UNFIT, "Refused tweak keys ['code']: protected")
+        if "protected" in asked["tweaks"]:
+            raise RunError(Fault.PROTECTED, "protected")
         if self.fails is not None:
-            raise ValueError("Error running graph: inner") from self.fails
+            raise self.fails
         if self.silent:
             return {"outputs": []}
-        text = f"{graph}: {request.input}"
+        text = f"{document.data['data']['name']}: {asked['run']['input_value']}"
         return {"outputs": [{"outputs": [{"component_id": "C", "results": {"m": {"text": text}}}]}]}
 
+    async def close(self) -> None:
+        pass
 
-@pytest.fixture
+
+@pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    monkeypatch.setattr(lfx_engine, "load", lambda: stand_in)
+    monkeypatch.setattr(local, "Pool", stand_in)
     return stand_in
 
 
@@ -74,10 +92,10 @@ def write(path: Path, **data: Any) -> None:
     path.write_text(json.dumps({"data": data}))
 
 
-def local(path: Path, **fields: Any) -> LocalFlow:
+def make(path: Path, **fields: Any) -> LocalFlow:
     file = {"configMapKeyRef": {"name": "flows", "key": "risk.json"}}
     flow = Flow.model_validate({"backend": "Local", "file": file, **fields})
-    return LocalFlow(flow, Files(config_maps=path.parents[1]), slots=2)
+    return LocalFlow(flow, Files(path.parents[1], path.parents[1], path.parent), slots=2)
 
 
 async def refused(flow: LocalFlow) -> ProcessingError:
@@ -86,9 +104,8 @@ async def refused(flow: LocalFlow) -> ProcessingError:
     return raised.value
 
 
-@pytest.mark.usefixtures("engine")
 async def test_a_changed_file_is_the_flow_of_the_next_run(path: Path) -> None:
-    flow = local(path)
+    flow = make(path)
     await flow.start()
     assert (await flow.run(REQUEST)).value == "one: hello"
     write(path, name="two")
@@ -96,12 +113,59 @@ async def test_a_changed_file_is_the_flow_of_the_next_run(path: Path) -> None:
     await flow.close()
 
 
-async def test_an_unchanged_file_is_checked_once(path: Path, engine: StandIn) -> None:
-    flow = local(path)
+async def test_an_unchanged_file_is_loaded_once(path: Path, engine: StandIn) -> None:
+    flow = make(path)
     await flow.start()
     await flow.run(REQUEST)
     await flow.run(REQUEST)
-    assert engine.built == [{}, REQUEST.tweaks, REQUEST.tweaks]
+    assert len(engine.loaded) == 1
+    assert engine.asked[0] == {
+        "key": "in-0-7",
+        "tweaks": {"A": {"b": 1}},
+        "variables": {},
+        "run": {
+            "input_value": "hello",
+            "session_id": "s-1",
+            "input_type": "any",
+            "output_type": "any",
+            "output_component": None,
+        },
+    }
+
+
+async def test_global_variables_go_with_each_run(path: Path, engine: StandIn) -> None:
+    (path.parent / "key").write_text("sesame\n")
+    ref = {"name": "flows", "key": "key"}
+    flow = make(path, globalVariables={"KEY": {"secretKeyRef": ref}, "MODEL": {"value": "m"}})
+    await flow.start()
+    await flow.run(REQUEST)
+    assert engine.asked[0]["variables"] == {"KEY": "sesame", "MODEL": "m"}
+    (path.parent / "key").unlink()
+    assert (await refused(flow)).reason == "SecretMissing"
+
+
+@pytest.mark.parametrize(
+    ("options", "slots", "wanted"),
+    [
+        ({}, 10, (2, 14, 10_000, 256 * 1024**2)),
+        ({}, 1, (1, 5, 10_000, 256 * 1024**2)),
+        ({"processes": 8}, 10, (8, 14, 10_000, 256 * 1024**2)),
+        ({"processes": 8}, 3, (3, 7, 10_000, 256 * 1024**2)),
+        ({"maxRunsPerProcess": 1, "maxMemoryGrowth": "0"}, 1, (1, 5, 1, 0)),
+    ],
+)
+async def test_how_many_processes(
+    path: Path,
+    engine: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    slots: int,
+    wanted: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(local, "_cpus", lambda: 16)
+    spec = {"backend": "Local", "file": {"path": str(path)}, "local": options}
+    LocalFlow(Flow.model_validate(spec), Files(), slots=slots)
+    assert engine.settings == Settings(*wanted)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +179,13 @@ async def test_an_unchanged_file_is_checked_once(path: Path, engine: StandIn) ->
         (None, "ConfigMapMissing", "spec.flow.file.configMapKeyRef: ConfigMap flows"),
     ],
 )
-@pytest.mark.usefixtures("engine")
 async def test_a_broken_file_heals_without_a_restart(
     path: Path, content: str | None, reason: str, says: str
 ) -> None:
     path.unlink()
     if content is not None:
         path.write_text(content)
-    flow = local(path)
+    flow = make(path)
     with pytest.raises(ProcessingError) as raised:
         await flow.start()
     for error in (raised.value, await refused(flow)):
@@ -133,19 +196,33 @@ async def test_a_broken_file_heals_without_a_restart(
     assert (await flow.run(REQUEST)).value == "repaired: hello"
 
 
-@pytest.mark.usefixtures("engine")
-async def test_a_file_by_path(path: Path) -> None:
-    flow = local(path, file={"path": str(path)})
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ({"path": "{path}"}, "{path} (spec.flow.file.path)"),
+        (
+            {"persistentVolumeClaim": {"claimName": "models", "path": "risk.json"}},
+            "risk.json of PersistentVolumeClaim models (spec.flow.file.persistentVolumeClaim)",
+        ),
+    ],
+)
+async def test_a_file_elsewhere(path: Path, file: dict[str, Any], place: str) -> None:
+    if "path" in file:
+        file = {"path": str(path)}
+    flow = make(path, file=file)
     await flow.start()
+    assert (await flow.run(REQUEST)).value == "one: hello"
     path.unlink()
     error = await refused(flow)
     assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowFileInvalid")
-    assert f"{path} (spec.flow.file.path) cannot be read" in str(error)
+    wanted = (
+        f"the flow {place.format(path=path)} cannot be read: No such file or directory ({path})"
+    )
+    assert wanted in str(error)
 
 
-@pytest.mark.usefixtures("engine")
 async def test_refused_tweaks_are_a_matter_of_the_binding(path: Path) -> None:
-    flow = local(path)
+    flow = make(path)
     with pytest.raises(ProcessingError) as raised:
         await flow.run(FlowRequest("r", "x", "s", {"refused": 1}))
     assert (raised.value.failure, raised.value.reason) == (
@@ -155,46 +232,121 @@ async def test_refused_tweaks_are_a_matter_of_the_binding(path: Path) -> None:
     assert "spec.flow.tweaks" in str(raised.value)
 
 
-async def test_an_engine_that_is_not_installed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> Any:
-        raise ModuleNotFoundError("No module named 'lfx'")
-
-    monkeypatch.setattr(lfx_engine, "load", missing)
-    flow = local(path)
+async def test_an_engine_that_is_not_installed(path: Path, engine: StandIn) -> None:
+    engine.missing = EngineMissingError("No module named 'lfx'")
+    flow = make(path)
     with pytest.raises(ProcessingError) as raised:
         await flow.start()
     for error in (raised.value, await refused(flow)):
         assert (error.failure, error.reason) == (Failure.CONFIGURATION, "EngineMissing")
+        assert "No module named 'lfx'" in str(error)
         assert "flowbinding[local]" in str(error)
+    engine.missing = None
+    await flow.start()
+    assert (await flow.run(REQUEST)).value == "one: hello"
+
+
+async def test_echo_instead_of_an_engine(path: Path, engine: StandIn) -> None:
+    noted: list[tuple[str, str]] = []
+    engine.missing = EngineMissingError("No module named 'lfx'")
+    file = {"path": str(path)}
+    spec = {"backend": "Local", "file": file, "onMissingEngine": "Echo"}
+    flow = LocalFlow(
+        Flow.model_validate(spec), Files(), slots=1, note=lambda *told: noted.append(told)
+    )
+    await flow.start()
+    assert (await flow.run(REQUEST)).value == "hello"
+    assert (await flow.run(REQUEST)).value == "hello"
+    (reason, message) = noted[0]
+    assert reason == "EchoInstead"
+    assert "No module named 'lfx'" in message
+    assert "spec.flow.onMissingEngine" in message
+    assert len(noted) == 1
+
+
+async def test_an_engine_that_is_there_is_used(path: Path) -> None:
+    flow = make(path, onMissingEngine="Echo")
+    await flow.start()
+    assert (await flow.run(REQUEST)).value == "one: hello"
 
 
 @pytest.mark.parametrize(
-    ("cause", "failure", "reason", "says"),
+    ("fault", "failure", "reason", "says", "unknown"),
     [
-        (RuntimeError("x"), Failure.TRANSIENT, "FlowFailing", "Error running graph: inner"),
-        (TimeoutError(), Failure.TRANSIENT, "FlowFailing", "Error running graph: inner"),
         (
-            ModuleNotFoundError("No module named 'lfx_openai'"),
+            RunError(Fault.RAISED, "Error running graph: inner"),
+            Failure.TRANSIENT,
+            "FlowFailing",
+            "Error running graph: inner",
+            False,
+        ),
+        (
+            RunError(Fault.RAISED, "Error code: 429 - rate limited"),
+            Failure.THROTTLE,
+            "FlowThrottled",
+            "429",
+            False,
+        ),
+        (
+            RunError(Fault.TIMEOUT, ""),
+            Failure.TRANSIENT,
+            "FlowTimeout",
+            "longer than spec.flow.timeoutSeconds (60 s) and was stopped; outcome unknown",
+            True,
+        ),
+        (
+            ProcessEndedError("the process that ran the flow was killed by SIGSEGV"),
+            Failure.TRANSIENT,
+            "FlowFailing",
+            "the process that ran the flow was killed by SIGSEGV; outcome unknown",
+            True,
+        ),
+        (
+            RunError(Fault.MISSING, "No module named 'lfx_openai'", ("lfx-openai", "openai")),
             Failure.CONFIGURATION,
             "EngineMissing",
-            "No module named 'lfx_openai'",
+            "No module named 'lfx_openai'; use a worker image with it"
+            " (pip install lfx-openai openai)",
+            False,
         ),
-        (SyntaxError("bad"), Failure.CONFIGURATION, "FlowFileInvalid", "does not compile: bad"),
+        (
+            RunError(Fault.MISSING, "No module named 'x'"),
+            Failure.CONFIGURATION,
+            "EngineMissing",
+            "No module named 'x'; use a worker image with it (install the package that has it)",
+            False,
+        ),
+        (
+            LoadError(Fault.MISSING, "No module named 'x'", ("x",)),
+            Failure.CONFIGURATION,
+            "EngineMissing",
+            "(pip install x)",
+            False,
+        ),
+        (
+            RunError(Fault.CODE, "invalid syntax"),
+            Failure.CONFIGURATION,
+            "FlowFileInvalid",
+            "code does not compile: invalid syntax",
+            False,
+        ),
     ],
 )
 async def test_failing_runs(
-    path: Path, engine: StandIn, cause: BaseException, failure: Failure, reason: str, says: str
+    path: Path,
+    engine: StandIn,
+    fault: Exception,
+    failure: Failure,
+    reason: str,
+    says: str,
+    unknown: bool,
 ) -> None:
-    engine.fails = cause
-    error = await refused(local(path))
+    engine.fails = fault
+    error = await refused(make(path))
     assert (error.failure, error.reason) == (failure, reason)
     assert says in str(error)
-
-
-async def test_the_timeout(path: Path, engine: StandIn) -> None:
-    engine.hangs = True
-    error = await refused(local(path, timeoutSeconds=0.05))
-    assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
+    assert error.outcome_unknown is unknown
+    assert error.timed_out is (reason == "FlowTimeout")
 
 
 @pytest.mark.parametrize(
@@ -203,16 +355,15 @@ async def test_the_timeout(path: Path, engine: StandIn) -> None:
         ({"A": {"b": 1}}, False, {"refused": 1}, Failure.CONFIGURATION),
         ({"A": {"b": 1}}, True, {"refused": 1}, Failure.POISON),
         ({"A": {"b": "{{ value.b }}"}}, False, {"refused": 1}, Failure.POISON),
-        ({"A": [{"b": "{% if a %}x{% endif %}"}]}, False, {"refused": 1}, Failure.POISON),
+        ({"A": [{"b": "{% if key %}x{% endif %}"}]}, False, {"refused": 1}, Failure.POISON),
         ({"A": {"b": "{{ value.b }}"}}, False, {"protected": 1}, Failure.CONFIGURATION),
         ({"A": {"b": "{{ value.b }}"}}, True, {"protected": 1}, Failure.CONFIGURATION),
     ],
 )
-@pytest.mark.usefixtures("engine")
 async def test_tweaks_that_a_message_made_unfit_are_its_problem(
     path: Path, written: dict[str, Any], proven: bool, tweaks: dict[str, Any], failure: Failure
 ) -> None:
-    flow = local(path, tweaks=written)
+    flow = make(path, tweaks=written)
     await flow.start()
     if proven:
         await flow.run(REQUEST)
@@ -223,7 +374,7 @@ async def test_tweaks_that_a_message_made_unfit_are_its_problem(
 
 
 async def test_a_message_without_an_answer(path: Path, engine: StandIn) -> None:
-    flow = local(path)
+    flow = make(path)
     engine.silent = True
     assert (await refused(flow)).failure is Failure.CONFIGURATION
     engine.silent = False

@@ -248,3 +248,49 @@ def test_what_rolls_the_pods_and_what_does_not() -> None:
     binding = parse_binding(manifest())
     changed = desired.deployment(binding, (), "r2", DEFAULTS)
     assert json.dumps(changed["spec"]["template"]) != base
+
+
+def test_what_proves_who_asks_is_mounted_and_a_change_rolls_nothing() -> None:
+    def ref(key: str) -> dict[str, str]:
+        return {"name": "flows", "key": key}
+
+    oauth = {
+        "tokenUrl": "https://idp/token",
+        "clientIdSecretRef": ref("id"),
+        "clientSecretSecretRef": ref("secret"),
+    }
+    flow = {
+        "backend": "HTTP",
+        "url": "https://flows",
+        "auth": {"oauth2": oauth},
+        "tls": {
+            "caSecretRef": ref("ca.crt"),
+            "certificateSecretRef": ref("tls.crt"),
+            "keySecretRef": ref("tls.key"),
+        },
+    }
+    variables = {"TOKEN": {"secretKeyRef": ref("token")}, "CITY": {"value": "Bonn"}}
+    langflow = {"backend": "Langflow", "url": "http://langflow", "globalVariables": variables}
+    (token,) = references(parse_binding(manifest(flow=langflow)))
+    assert (token.key, token.mounted, token.reloaded) == ("token", True, True)
+    assert token.field == "spec.flow.globalVariables.TOKEN.secretKeyRef"
+    found = references(parse_binding(manifest(flow=flow)))
+    assert {item.key for item in found if item.mounted and item.reloaded} == {
+        *("id", "secret", "ca.crt", "tls.crt", "tls.key")
+    }
+    made = pod(flow=flow)
+    volume = next(v["secret"] for v in made["volumes"] if "secret" in v)
+    assert [item["key"] for item in volume["items"]] == [
+        *("ca.crt", "id", "secret", "tls.crt", "tls.key")
+    ]
+
+
+def test_the_volume_of_a_flow_file_is_mounted_read_only() -> None:
+    claim = {"claimName": "flows", "path": "risk/flow.json"}
+    made = pod(flow={"backend": "Local", "file": {"persistentVolumeClaim": claim}})
+    assert {
+        "name": "flow",
+        "persistentVolumeClaim": {"claimName": "flows", "readOnly": True},
+    } in made["volumes"]
+    mount = {"name": "flow", "mountPath": "/var/run/flowbinding/flow", "readOnly": True}
+    assert mount in made["containers"][0]["volumeMounts"]

@@ -12,35 +12,11 @@ from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
 from flowbinding_operator.kafka import ClusterError, MovedError
-from flowbinding_operator.lag import Commit, Observation, Partition, Target
+from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import ClusterPoller, LagWatcher
 from operator_fakes import FakeLink
-
-TARGET = Target("shop/risk", "shop.risk", ("orders",))
-
-
-class Bench:
-    """A poller on a fake cluster with a clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.link = FakeLink()
-        self.link.topic("orders", 4)
-        self.now = 1000.0
-        self.seen: dict[str, Observation] = {}
-        self.poller = ClusterPoller(
-            self.link, self.seen.__setitem__, Metrics(), seconds=2, clock=lambda: self.now
-        )
-        self.poller.watch(TARGET)
-
-    async def tick(self, seconds: float = 2) -> Observation:
-        self.now += seconds
-        self.link.requests.clear()
-        await self.poller._try_tick()
-        return self.seen[TARGET.key]
-
-    def asked(self, what: str) -> int:
-        return sum(request.startswith(what) for request in self.link.requests)
+from poller_bench import TARGET, Bench
 
 
 @pytest.fixture
@@ -310,3 +286,31 @@ async def test_a_tick_in_flight_says_nothing_of_a_target_that_has_changed(change
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+async def test_a_missing_topic_of_the_output_is_told_and_leaves_the_lag_alone(bench: Bench) -> None:
+    bench.link.topic("answers", 2)
+    bench.link.produce("orders", 3)
+    bench.poller.watch(replace(TARGET, written=("answers", "review")))
+    seen = await bench.tick()
+    assert (seen.lag, seen.partitions, seen.trouble) == (3, 4, None)
+    assert seen.output is not None
+    assert (seen.output.reason, seen.output.message) == (
+        Reason.TOPIC_MISSING,
+        "review does not exist",
+    )
+    assert all(partition.topic == "orders" for partition in bench.poller._layout.leaders)
+    bench.link.topic("review", 1)
+    assert (await bench.tick(seconds=5)).output is None
+
+
+async def test_a_route_that_is_added_is_looked_for(bench: Bench) -> None:
+    assert (await bench.tick()).output is None
+    bench.poller.watch(replace(TARGET, written=("new",)))
+    assert (await bench.tick()).output is not None
+
+
+async def test_brokers_that_restart_are_no_trouble_of_the_output(bench: Bench) -> None:
+    bench.link.troubles["answers"] = Trouble(Reason.KAFKA_UNREACHABLE, "no leader")
+    bench.poller.watch(replace(TARGET, written=("answers",)))
+    assert (await bench.tick()).output is None

@@ -38,6 +38,16 @@ def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "poll" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("lease", ["operator", "a/b/c", "/b", "a/"])
+def test_a_lease_needs_a_namespace_and_a_name(
+    lease: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["run", "--lease", lease])
+    assert caught.value.code == 2
+    assert "lease: Value error, expected namespace/name" in capsys.readouterr().err
+
+
 def test_without_kubernetes_it_says_so_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

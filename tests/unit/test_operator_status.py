@@ -56,6 +56,16 @@ def test_a_cluster_that_is_away_leaves_the_topic_unknown() -> None:
     assert seen.lag is None
 
 
+def test_a_missing_topic_of_the_output_leaves_the_lag_known() -> None:
+    missing = Trouble(Reason.TOPIC_MISSING, "topic 'review' does not exist on kafka:9092")
+    seen = made(replace(GOOD, observation=Observation(0.0, lag=7, partitions=3, output=missing)))
+    assert condition(seen, "TopicAvailable")[:2] == ("False", "TopicMissing")
+    assert condition(seen, "Ready")[:2] == ("False", "TopicMissing")
+    message = next(c.message for c in seen.conditions if c.type == "TopicAvailable")
+    assert message == "results cannot be written: topic 'review' does not exist on kafka:9092"
+    assert seen.lag == 7
+
+
 def test_numbers_are_rounded_to_what_they_can_tell() -> None:
     assert made(GOOD).arrival_rate == 0.123
 
@@ -226,3 +236,11 @@ def test_what_else_a_pod_suffers_from_says_more_than_its_age() -> None:
     broken = unready(500, containerStatuses=[{"ready": False, "state": {"waiting": waiting}}])
     seen = observe(deployment(2), [slow, broken], now=10_000)
     assert seen.trouble is Reason.IMAGE_UNAVAILABLE
+
+
+def test_messages_answered_without_the_flow_are_told_and_no_trouble() -> None:
+    summary = Summary(1, 1, reason=Reason.ECHO_INSTEAD, message="lfx is not there")
+    seen = made(replace(GOOD, observation=Observation(0.0, lag=0, partitions=3, summary=summary)))
+    assert condition(seen, "FlowReachable")[:2] == ("True", "EchoInstead")
+    assert condition(seen, "Degraded")[:2] == ("False", "Healthy")
+    assert condition(seen, "Ready")[0] == "True"

@@ -73,15 +73,81 @@ BOMBS = {
     "zfill": '{{ "x".zfill(10**9) }}',
     "expandtabs": '{{ "\t".expandtabs(10**9) }}',
     "to_bytes": '{{ (1).to_bytes(10**9, "big") }}',
-    "lipsum": "{{ lipsum(n=10**7) }}",
+    "many wide percents": '{{ ("%999999d" * 1000) % ((1,) * 1000) }}',
+    "many wide stars": '{{ ("%*d" * 100) % ((999999, 1) * 100) }}',
+    "percent with names": """{{ ("%(a)999999d" * 1000) % {"a": 1} }}""",
+    "many wide braces": '{{ ("{0:999999}" * 1000).format(1) }}',
+    "indent of many lines": '{{ ("x\\n" * 100000) | indent(100000) }}',
+    "indent by text": '{{ ("x\\n" * 1000) | indent(width=text) }}',
+    "replace filter with names": '{{ text | replace(old="x", new=text) }}',
+    "replace nothing": '{{ text | replace("", text) }}',
+    "batch of large texts": "{{ [1] | batch(100000, text) | list }}",
+    "slice of large texts": "{{ [1] | slice(100000, text) | list }}",
+    "round to many digits": "{{ 1.5 | round(999999) }}",
+    "bytes": '{{ "x".encode().ljust(10**9) | length }}',
+    "bits": '{{ ("1" * 10**7) | int(base=2) % 7 }}',
+    "sum of lists": "{{ ([[1] * 13] * 1000) | sum(start=[]) | length }}",
+    "repeated references": "{{ [[text] * 100] * 100000 == 1 }}",
+    "two trees compared": (
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(64) %}"
+        "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"
+    ),
+    "a tree as a key": (
+        "{% set n = namespace(x=(1,)) %}{% for i in range(64) %}{% set n.x = (n.x, n.x) %}"
+        "{% endfor %}{{ {n.x: 1} }}"
+    ),
+    "a tree by calls": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(64) %}"
+        "{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x == 1 }}"
+    ),
+    "garbage in a macro": (
+        "{% macro m() %}{% for i in range(1000) %}{{ text ~ i }}{% endfor %}{% endmacro %}{{ m() }}"
+    ),
+    "garbage thrown away": (
+        "{% for i in range(100000) %}{% if (text * 50) ~ i %}{% endif %}{% endfor %}"
+    ),
+    "garbage by slices": (
+        "{% for i in range(100000) %}{% if (text * 50)[1:] %}{% endif %}{% endfor %}"
+    ),
+    "markup": '{{ ("<!---->" * 1000000 | safe).striptags() }}',
+    "loops within loops": (
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% for k in range(100000) %}"
+        "{% endfor %}{% endfor %}{% endfor %}"
+    ),
+    "loops whose filter refuses": (
+        "{% for i in range(100000) %}{% for j in range(100000) if false %}x{% endfor %}{% endfor %}"
+    ),
+    "loops within a recursive loop": (
+        "{% for i in range(100000) recursive %}{{ loop(range(100000)) }}{% endfor %}"
+    ),
+    "a tree of calls": (
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}"
+    ),
+    "a search for every item": (
+        "{{ range(100000) | select('in', range(-100000, 0) | list) | list | length }}"
+    ),
+    "a long way for every item": (
+        "{{ range(100000) | map(attribute='a' ~ '.a' * 10000, default=1) | list | length }}"
+    ),
+    "filters for every item": (
+        "{% for i in range(100000) %}{{ range(100000) | sort | length }}{% endfor %}"
+    ),
     "endless macro": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+}
+
+
+UNKNOWN = {
+    "lipsum": "{{ lipsum(n=10**7) }}",
+    "urlize": "{{ text | urlize(target=text) }}",
+    "wordwrap": "{{ text | wordwrap(1, wrapstring=text) }}",
+    "striptags": "{{ text | striptags }}",
 }
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 def test_bombs_are_refused(bomb: str) -> None:
-    template = TextTemplate(environment(), "spec.flow.input", bomb)
+    template = TextTemplate(environment(seconds=0.2), "spec.flow.input", bomb)
     with pytest.raises(ProcessingError) as raised:
         template.render({"text": TEXT})
     assert raised.value.failure is Failure.POISON
@@ -93,6 +159,12 @@ def test_bombs_are_refused(bomb: str) -> None:
 def test_nothing_is_computed_while_compiling(bomb: str) -> None:
     # The operator compiles every tenant's templates.
     assert checked_template(bomb) == bomb
+
+
+@pytest.mark.parametrize("text", UNKNOWN.values(), ids=UNKNOWN)
+def test_what_cannot_be_bounded_does_not_exist(text: str) -> None:
+    with pytest.raises(ValueError, match=r"template line 1: (No filter named|unknown name) '"):
+        checked_template(text)
 
 
 @pytest.mark.parametrize("bomb", ["{{ [text] * 1000 }}", "{{ [[text] * 10] * 100 }}"])
@@ -144,6 +216,38 @@ def test_templates_nested_too_deeply_are_problems_of_the_manifest(text: str) -> 
         ("{{ {'a': 1} | dictsort | tojson }}", '[["a",1]]'),
         ("{{ '%s' | format('x') }}", "x"),
         ("{{ ['a'] | map('upper') }}", '["A"]'),
+        (
+            "{% for n in range(6) if n is odd %}{{ loop.index }}={{ n }} {% endfor %}",
+            "1=1 2=3 3=5 ",
+        ),
+        ("{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "a1b2"),
+        ("{% for x in [] %}{% else %}none{% endfor %}", "none"),
+        (
+            "{% for n in [[1, []], [2, [[3, []]]]] recursive %}"
+            "{{ n[0] }}{% if n[1] %}({{ loop(n[1]) }}){% endif %}{% endfor %}",
+            "12(3)",
+        ),
+        ("{% macro m(a, b=2) %}{{ a }}-{{ b }}{% endmacro %}{{ m(1) }} {{ m(1, b=3) }}", "1-2 1-3"),
+        (
+            "{% macro m() %}<{{ caller(7) }}>{% endmacro %}{% call(n) m() %}{{ n }}{% endcall %}",
+            "<7>",
+        ),
+        ("{% set x %}a{{ 1 }}{% endset %}{{ x | upper }}", "A1"),
+        ("{% filter upper %}a{% if true %}b{% endif %}{% endfilter %}", "AB"),
+        (
+            "{% set n = namespace(c=0) %}{% for i in [1, 2] %}{% set n.c = n.c + i %}{% endfor %}"
+            "{{ n.c }}",
+            "3",
+        ),
+        ("{% set a, b = (1, 2) %}{{ b }}{{ [1, 2, 3][1:] }}{{ 'abc'[::-1] }}", "2[2,3]cba"),
+        ("{% with a = {'x': (1,)} %}{{ a.x[0] }}{{ a }}{% endwith %}", '1{"x":[1]}'),
+        ("{% block b %}{{ 1 if big else 2 }}{% endblock %}{{ self.b() }}", "11"),
+        (
+            "{{ [3, 1] | select('gt', 1) | list }}{{ [1, 2] | sum }}{{ [1] | sum(start=2) }}",
+            "[3]33",
+        ),
+        ("{{ '12' | int + 1 }}{{ 'ff' | int(base=16) }}{{ '1.5' | float }}", "132551.5"),
+        ("{{ 'x' ~ 1 ~ [1] }}{{ 'a' in 'abc' }}{{ 1 < 2 < 3 }}", "x1[1]truetrue"),
     ],
 )
 def test_ordinary_templates_work(template: str, text: str) -> None:

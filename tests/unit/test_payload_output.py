@@ -47,7 +47,16 @@ def output(
     answer: Any, message: Record | None = None, flow: dict[str, Any] = ECHO, **fields: Any
 ) -> tuple[bytes | None, bytes]:
     payload = Payload(binding(flow, **fields))
-    return payload.output(message or record(), REQUEST, FlowResult(answer))
+    written = payload.output(message or record(), REQUEST, FlowResult(answer))
+    assert written.topic == "out"
+    return written.key, written.value
+
+
+def nested(depth: int) -> list[Any]:
+    tree: list[Any] = []
+    for _ in range(depth):
+        tree = [tree]
+    return tree
 
 
 def result(answer: Any) -> Any:
@@ -145,6 +154,15 @@ def test_what_json_lacks_becomes_null() -> None:
         "b": [None],
         "c": 1.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"), [(nested(5000), "nested too deeply"), ({"n": 10**5000}, "4300 digits")]
+)
+def test_what_cannot_be_written_is_poison(answer: Any, why: str) -> None:
+    with pytest.raises(ProcessingError, match=f"cannot be written as JSON: .*{why}") as raised:
+        output(answer)
+    assert (raised.value.failure, raised.value.reason) == (Failure.POISON, "ResultNotJson")
 
 
 def test_half_a_surrogate_pair_is_escaped_in_json_and_refused_in_text() -> None:

@@ -98,7 +98,7 @@ steps = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(scaling=scalings(), partitions=st.integers(1, 64), replicas=st.integers(0, 80), steps=steps)
+@given(scaling=scalings(), partitions=st.integers(1, 128), replicas=st.integers(0, 80), steps=steps)
 def test_bounds_missing_data_and_reasons(
     scaling: dict[str, Any], partitions: int, replicas: int, steps: list[Any]
 ) -> None:
@@ -134,7 +134,7 @@ def test_bounds_missing_data_and_reasons(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    partitions=st.integers(1, 64),
+    partitions=st.integers(1, 128),
     calm=st.lists(st.integers(0, 40), min_size=1, max_size=30),
     waiting=st.lists(st.integers(0, 2000), min_size=1, max_size=64),
     more=st.lists(st.integers(0, 2000), min_size=1, max_size=64),
@@ -143,7 +143,7 @@ def test_more_lag_never_wants_fewer(
     partitions: int, calm: list[int], waiting: list[int], more: list[int]
 ) -> None:
     def wanted(extra: list[int]) -> int:
-        world = Wild({"maxReplicas": 64}, partitions, 1)
+        world = Wild({"maxReplicas": 128}, partitions, 1)
         for count in calm:
             world.step([count], [count], 1.0, "")
         # Behind by so much without any arrival: what was done before is less.
@@ -159,14 +159,14 @@ def test_more_lag_never_wants_fewer(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    partitions=st.integers(1, 64),
+    partitions=st.integers(1, 128),
     rate=st.integers(0, 400),
     more=st.integers(0, 400),
     lag=st.integers(1, 1000),
 )
 def test_more_arrivals_never_want_fewer(partitions: int, rate: int, more: int, lag: int) -> None:
     def wanted(arrived: int) -> int:
-        decision = World(spec_of({"maxReplicas": 64}), partitions, 1).run(200, lag, arrived)
+        decision = World(spec_of({"maxReplicas": 128}), partitions, 1).run(200, lag, arrived)
         assert decision.wanted is not None
         return decision.wanted
 
@@ -175,12 +175,12 @@ def test_more_arrivals_never_want_fewer(partitions: int, rate: int, more: int, l
 
 @settings(max_examples=12, deadline=None)
 @given(
-    partitions=st.integers(1, 24),
+    partitions=st.integers(1, 128),
     rate=st.floats(0.02, 1.0),
     slots=st.integers(1, 8),
 )
 def test_a_constant_load_settles(partitions: int, rate: float, slots: int) -> None:
-    topic = Topic(spec_of({"maxReplicas": 64}, {"perReplica": slots}), partitions)
+    topic = Topic(spec_of({"maxReplicas": 128}, {"perReplica": slots}), partitions)
     # As much as one worker for each partition can do with room to spare.
     assume(rate < 0.8 * slots)
     topic.watch(600, rate)
@@ -193,7 +193,7 @@ def test_a_constant_load_settles(partitions: int, rate: float, slots: int) -> No
 def test_noise_in_the_seconds_of_a_run_hardly_matters(
     partitions: int, rate: float, dice: Any
 ) -> None:
-    topic = Topic(spec_of({"maxReplicas": 64}, {"perReplica": 1}), partitions)
+    topic = Topic(spec_of({"maxReplicas": 128}, {"perReplica": 1}), partitions)
     topic.watch(600, rate)
     topic.history.changes.clear()
     changes, before = 0, topic.history.replicas

@@ -189,3 +189,78 @@ def test_the_status_tells_what_a_decision_was_made_from() -> None:
         "from 0 to 24 replicas: PartitionLimit "
         "(lag 2400, 0/s arrive, 24/s to be done, 1/s per worker)"
     )
+
+
+def test_a_hot_partition_and_stuck_ones_are_told_by_their_names() -> None:
+    from flowbinding_api.binding import parse_binding
+    from flowbinding_api.status import FlowBindingStatus
+    from flowbinding_operator.lag import Observation, Partition
+    from flowbinding_operator.scaling import Decision
+    from flowbinding_operator.workers import Workers
+    from operator_fakes import manifest
+
+    def message(decision: Decision) -> str:
+        listed = (Partition("a", 0), Partition("a", 1), Partition("b", 0))
+        view = View(Observation(0.0, lag=9, end=9, listed=listed), decision, Workers())
+        old = FlowBindingStatus()
+        status = status_of(parse_binding(manifest()), old, view, now="T", now_ms=0)
+        return next(c.message for c in status.conditions if c.type == "ScalingLimited")
+
+    hot = Decision(1, Reason.HOT_PARTITION, Reason.HOT_PARTITION, hot=2)
+    assert message(hot) == "b/0 gets more than one worker can do"
+    stuck = Decision(1, Reason.ARRIVALS, Reason.PARTITION_STALLED, stalled=(1, 2))
+    assert message(stuck) == "nothing is done of partitions: a/1, b/0"
+
+
+def test_late_partitions_get_workers_that_hold_fewer_but_one_step_only() -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(400, 0.2)
+    settled = topic.history.replicas
+    assert settled == 6
+    # One worker's partitions get behind by 45 s of its work: the sum hardly shows it.
+    topic.burst(11, range(0, 24, 6))
+    seen = topic.watch(90, 0.2)
+    assert max(d.replicas or 0 for d in seen) == 8
+    # Not because of what waits: for 36 of these 90 seconds nothing was late.
+    assert seen[16].replicas == settled
+    assert topic.watch(400, 0.2)[-1].replicas == settled
+
+
+def test_a_backlog_in_time_is_left_to_the_headroom() -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(400, 0.13)
+    settled = topic.history.replicas
+    topic.burst(3)
+    assert {d.replicas for d in topic.watch(60, 0.13)} == {settled}
+
+
+def test_a_full_backend_is_found_out_within_a_minute_after_the_workers_are_up() -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(300, 0.1)
+    full = Reason.BACKEND_SATURATED
+    seen = topic.watch(400, 0.5, capacity=4.0)
+    first = next(n for n, d in enumerate(seen) if d.limited is full)
+    scaled = max(n for n in range(1, first) if seen[n].replicas != seen[n - 1].replicas)
+    assert 30 < (first - scaled) * TICK <= 60
+
+
+def test_a_backend_that_stays_full_is_tried_less_and_less_often() -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(300, 0.1)
+    seen = topic.watch(3600, 0.5, capacity=4.0)
+    limits = [d.limited is Reason.BACKEND_SATURATED for d in seen]
+    ends = [n * TICK for n in range(1, len(limits)) if limits[n - 1] and not limits[n]]
+    assert len(ends) == 2
+    assert ends[1] - ends[0] > 1200
+
+
+def test_a_few_late_messages_are_no_work_for_another_worker() -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, {"perReplica": 20}))
+    topic.watch(400, 0.03)
+    assert topic.history.replicas == 1
+    # Two that hang while the partition goes on: a worker does 20 a second.
+    for index in range(24):
+        topic.ends[index] += 2
+        topic.watch(4, 0.03)
+        topic.done[index] -= 2
+    assert {d.replicas for d in topic.watch(120, 0.03)} == {1}

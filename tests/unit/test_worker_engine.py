@@ -14,7 +14,7 @@ from flowbinding_api.offsets import decode
 from flowbinding_worker import engine as engine_module
 from flowbinding_worker.flows.classify import Answer, http_failure, run_failed, timed_out
 from flowbinding_worker.kafka.port import KafkaUnavailableError
-from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
+from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Tokens
 from worker_fakes import P0, FakeBroker, FakeFlow, Gate, Worker, figures, refuse, texts, until
 
 
@@ -34,6 +34,19 @@ async def test_messages_become_results_and_are_committed(broker: FakeBroker) -> 
     assert worker.producer.stopped
     assert worker.flow.closed
     assert not worker.engine.ready
+
+
+async def test_tokens_are_added_up(broker: FakeBroker) -> None:
+    answers = {"m0": FlowResult("a", tokens=Tokens(12, 3)), "m1": FlowResult("b"), "m2": "c"}
+
+    async def answer(request: FlowRequest) -> Any:
+        return answers.get(request.input, FlowResult("d", tokens=Tokens(8, 0)))
+
+    broker.produce(texts(*range(4)))
+    async with Worker(broker, FakeFlow(answer)) as worker:
+        await until(lambda: worker.committed == 4)
+        assert worker.count('tokens_total{kind="input"}') == 20
+        assert worker.count('tokens_total{kind="output"}') == 3
 
 
 async def test_no_output_topic(broker: FakeBroker) -> None:
@@ -328,14 +341,14 @@ async def test_a_probe_that_is_due_waits_for_a_message_without_a_timer(
         await asyncio.sleep(0.05)
         assert work.control.allows(time.monotonic())
         dispatches = 0
-        dispatch = work.dispatch
+        dispatch = work.slots.dispatch
 
         def counting() -> None:
             nonlocal dispatches
             dispatches += 1
             dispatch()
 
-        monkeypatch.setattr(work, "dispatch", counting)
+        monkeypatch.setattr(work.slots, "dispatch", counting)
         counting()
         await asyncio.sleep(0.1)
         assert dispatches == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowbinding_worker.handover.rebalance.AGAIN_SECONDS", 0.05)
 
 
-def worker(broker: FakeBroker, gate: Gate | FakeFlow, *partitions: Partition) -> Worker:
+def worker(
+    broker: FakeBroker,
+    gate: Gate | FakeFlow,
+    *partitions: Partition,
+    spec: dict[str, Any] | None = None,
+) -> Worker:
     """One that gets `partitions` when it starts."""
-    made = Worker(broker, gate if isinstance(gate, FakeFlow) else FakeFlow(gate))
+    made = Worker(broker, gate if isinstance(gate, FakeFlow) else FakeFlow(gate), spec)
     made.consumer.on_start = partitions
     return made
 
@@ -71,6 +77,26 @@ async def test_what_runs_is_finished_by_its_worker_and_the_rest_goes_on_at_once(
         assert len(broker.sent_to("out")) == 5
         assert two.count('handovers_total{outcome="Finished"}') == 1
         assert one.count('handovers_total{outcome="HandedOver"}') == 1
+
+
+async def test_what_an_earlier_owner_runs_counts_for_the_limit_over_all(broker: FakeBroker) -> None:
+    texts_ = [f"m{n}" for n in range(6)]
+    gate = Gate(*texts_)
+    broker.produce([(text.encode(), text.encode()) for text in texts_])
+    limit = {"concurrency": {"maxInFlight": 2}}
+    async with worker(broker, gate, P0, spec=limit) as one, worker(broker, gate, spec=limit) as two:
+        await until(lambda: one.flow.running == 2)
+        await hand_out([(one, []), (two, [P0])])
+        await until(lambda: two.count("held") == 2)
+        await until(lambda: two.count("buffered") >= 4)
+        assert two.flow.running == 0
+        gate.events["m0"].set()
+        await until(lambda: two.flow.running == 1)
+        for event in gate.events.values():
+            event.set()
+        await until(lambda: two.committed == 6)
+        assert one.flow.inputs == ["m0", "m1"]
+        assert two.flow.most <= 2
 
 
 async def test_three_owners_in_a_row_run_nothing_twice(broker: FakeBroker) -> None:

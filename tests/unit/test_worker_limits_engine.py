@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from flowbinding_worker import work as work_module
+from flowbinding_worker import slots as slots_module
 from flowbinding_worker.control import circuit, flood
 from flowbinding_worker.flows.classify import timed_out
 from flowbinding_worker.ports import Failure, FlowRequest
@@ -216,6 +216,6 @@ async def test_a_probe_that_becomes_due_at_this_very_moment_is_not_forgotten(
         clock = iter([due - 1e-6])
         slow = SimpleNamespace(monotonic=lambda: next(clock, due + 1e-6))
         with monkeypatch.context() as patched:
-            patched.setattr(work_module, "time", slow)
-            work.dispatch()
+            patched.setattr(slots_module, "time", slow)
+            work.slots.dispatch()
         await until(lambda: len(flow.calls) == 2, 3)

@@ -73,6 +73,31 @@ def test_what_may_be_secret_is_masked(tmp_path: Path) -> None:
     assert shown["spec"]["flow"]["tweaks"]["Model-1"]["temperature"] == 0.2
 
 
+def test_what_the_http_backend_sends_is_masked_where_it_may_be_secret(tmp_path: Path) -> None:
+    flow = {
+        "backend": "HTTP",
+        "url": "https://flows",
+        "http": {
+            "headers": {"X-Tenant": "hunter2", "Cookie": "hunter2"},
+            "body": {"api_key": "hunter2", "n": 1},
+        },
+        "auth": {
+            "oauth2": {
+                "tokenUrl": "https://idp/token?x=hunter2",
+                "clientIdSecretRef": {"name": "idp", "key": "id"},
+                "clientSecretSecretRef": {"name": "idp", "key": "secret"},
+            }
+        },
+    }
+    shown = masked(read_manifest(write(tmp_path, flow=flow), {}))
+    assert "hunter2" not in str(shown)
+    assert shown["spec"]["flow"]["http"]["body"]["n"] == 1
+    assert shown["spec"]["flow"]["http"]["headers"].keys() == {"X-Tenant", "Cookie"}
+    oauth = shown["spec"]["flow"]["auth"]["oauth2"]
+    assert oauth["tokenUrl"] == "https://idp/token?***"
+    assert oauth["clientSecretSecretRef"] == {"name": "idp", "key": "secret"}
+
+
 @pytest.mark.parametrize(
     "tweaks",
     [

@@ -52,3 +52,9 @@ def test_what_is_too_short_for_a_secret_tears_no_holes() -> None:
     redact.learn("")
     redact.learn("a")
     assert redact("a banana") == "a banana"
+
+
+def test_a_url_that_is_none_has_nothing_to_learn() -> None:
+    redactor = Redactor()
+    redactor.learn_url("http://user:password@[::1")
+    assert redactor("password") == "password"

@@ -54,6 +54,7 @@ def make_engine(
     spec = binding.spec
     room = spec.output.spool.bytes if spec.output else Spool().bytes
     drain = drain_seconds(binding.spec.flow.timeout_seconds)
+    trouble = Trouble()
 
     def options() -> dict[str, Any]:
         return kafka_client_options(binding.spec.kafka, files)
@@ -69,13 +70,14 @@ def make_engine(
         binding,
         instance,
         metrics,
-        flow=make_flow(binding, files),
+        flow=make_flow(binding, files, trouble.note),
         payload=Payload(binding),
         consumer=consumer,
         producer=KafkaProducer(options, settings.client_id),
         offsets=KafkaOffsets(options, settings.client_id, settings.topics),
         spool=open_spool(spool, binding.consumer_group, room, metrics.spool_broken.inc),
         transactions=transactions,
+        trouble=trouble,
     )
 
 
@@ -91,15 +93,15 @@ def compose(
     offsets: OffsetsPort,
     spool: ResultSpool | None = None,
     transactions: Transactions | None = None,
+    trouble: Trouble | None = None,
 ) -> tuple[Engine, Stop]:
     """Connect the parts; everything that does I/O is given."""
     spec = binding.spec
-    trouble, stop = Trouble(), Stop()
+    trouble, stop = trouble or Trouble(), Stop()
     spool = spool or ResultSpool(None, 0, metrics.spool_broken.inc)
-    who, to = Identity.of(binding, instance), spec.output
-    writing = Writing(binding, who, producer, spool, trouble, transactions)
-    output = Output(to.topic, to.envelope, writing) if to is not None else None
-    processor = Processor(payload, flow, output, DeadLetters(writing), spool, metrics)
+    processor = make_processor(
+        binding, instance, metrics, flow, payload, producer, spool, trouble, transactions
+    )
     retry = RetryPolicy(spec.retry)
     work = Work(spec, processor, retry, metrics, trouble, consumer.partitions)
     drain = drain_seconds(spec.flow.timeout_seconds)
@@ -118,6 +120,24 @@ def compose(
         flow, work, consumer, producer, committer, rebalances, trouble, stop, grace_seconds(binding)
     )
     return Engine(parts), stop
+
+
+def make_processor(
+    binding: FlowBinding,
+    instance: str,
+    metrics: Metrics,
+    flow: Flow,
+    payload: PayloadPort,
+    producer: ProducerPort,
+    spool: ResultSpool,
+    trouble: Trouble,
+    transactions: Transactions | None = None,
+) -> Processor:
+    """What takes a message from its bytes to its result or its dead letter."""
+    who, to = Identity.of(binding, instance), binding.spec.output
+    writing = Writing(binding, who, producer, spool, trouble, transactions)
+    output = Output(to.envelope, writing) if to is not None else None
+    return Processor(payload, flow, output, DeadLetters(writing), spool, metrics)
 
 
 def grace_seconds(binding: FlowBinding) -> float:

@@ -166,7 +166,7 @@ class Committer:
 
     def _load(self) -> tuple[int, float]:
         """What is worth telling the operator about: troubles and, roughly, the load."""
-        busy = self._work.busy.share(time.monotonic())
+        busy = self._work.slots.busy.share(time.monotonic())
         return self._trouble.version, round(busy, 1)
 
     def _worth_telling(self, load: tuple[int, float]) -> bool:
@@ -178,7 +178,7 @@ class Committer:
         return Figures(
             instance=self._instance,
             slots=self._work.scheduler.slots,
-            busy=self._work.busy.share(time.monotonic()),
+            busy=self._work.slots.busy.share(time.monotonic()),
             seconds_per_message=self._mean.value,
             oldest_timestamp_ms=tracker.oldest_timestamp_ms,
             reason=self._trouble.reason,

@@ -158,7 +158,7 @@ class Engine:
     async def _until_stop(self, *tasks: asyncio.Task[None]) -> None:
         """Wait for the wish to stop; raise what ended a task before that."""
         stop = asyncio.create_task(self._parts.stop.wanted.wait())
-        crashed = self._parts.work.crashed
+        crashed = self._parts.work.slots.crashed
         try:
             waiting: set[asyncio.Future[Any]] = {stop, crashed, *tasks}
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -201,7 +201,7 @@ class Engine:
         failures = 0
         moved_at = time.monotonic()
         while True:
-            work.room.clear()
+            work.slots.room.clear()
             wanted = work.wanted()
             seconds = POLL_SECONDS if work.scheduler.running else IDLE_POLL_SECONDS
             try:
@@ -223,9 +223,9 @@ class Engine:
             if not wanted:
                 moved_at = time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await within(work.room.wait(), FULL_SECONDS)
+                    await within(work.slots.room.wait(), FULL_SECONDS)
                 continue
-            work.dispatch()
+            work.slots.dispatch()
             if time.monotonic() - moved_at > STUCK_SECONDS:
                 await self._check_stuck()
                 moved_at = time.monotonic()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowbinding_api.base import (
     CONFIGMAPS_DIRECTORY,
+    FLOW_VOLUME_DIRECTORY,
     SECRETS_DIRECTORY,
     ConfigMapKeyRef,
     SecretKeyRef,
@@ -23,10 +24,12 @@ class Files:
     Attributes:
         secrets: Directory of the Secrets.
         config_maps: Directory of the ConfigMaps.
+        flow_volume: Where the volume with the flow's file is mounted.
     """
 
     secrets: Path = Path(SECRETS_DIRECTORY)
     config_maps: Path = Path(CONFIGMAPS_DIRECTORY)
+    flow_volume: Path = Path(FLOW_VOLUME_DIRECTORY)
 
     def secret(self, ref: SecretKeyRef, field: str = "spec") -> bytes:
         """Content of a Secret's key, which nothing says any more from now on.

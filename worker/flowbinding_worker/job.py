@@ -16,11 +16,6 @@ def _nothing() -> None:
     """A message that no run holds has nothing to release."""
 
 
-def _kept() -> bool:
-    """A message that no run holds has no slot."""
-    return False
-
-
 @dataclass(slots=True, eq=False)
 class Job:
     """One message, and what happened to it so far.
@@ -40,7 +35,6 @@ class Job:
         deferred: Its result or dead letter waits on disk: it holds no slot, and its chain has gone
             on without it; it is not done before that is written.
         release: Makes it deferred. Nothing happens when it is.
-        answered: Frees its slot, once its result is on its way; says whether it did.
     """
 
     record: Record
@@ -56,7 +50,6 @@ class Job:
     due: float = 0.0
     deferred: bool = False
     release: Callable[[], None] = _nothing
-    answered: Callable[[], bool] = _kept
 
     @property
     def partition(self) -> Partition:

@@ -48,7 +48,6 @@ def configure(level: LogLevel) -> None:
     """Set up structlog and the standard library's logging, once a process."""
     threshold = _LEVELS[level]
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -27,13 +27,29 @@ def read_manifest(file: str | None, environment: Mapping[str, str]) -> FlowBindi
     problems = []
     try:
         binding = parse_binding(document)
-        if binding.spec.kafka.bootstrap_servers is not None:
+        if binding.spec.kafka.bootstrap_servers is not None or not binding.needs_kafka:
             return binding
     except InvalidBindingError as error:
         problems = error.problems
-    if not _has_brokers(document):
+    # Whether a schedule needs Kafka is not known before it parses.
+    known = not problems or not _scheduled(document)
+    if known and not _has_brokers(document):
         problems.append(Problem("spec.kafka.bootstrapServers", "required by a worker"))
     raise InvalidBindingError(problems)
+
+
+def check_once(binding: FlowBinding, *, once: bool) -> None:
+    """Whether a binding can be run the way that the command line says.
+
+    Raises:
+        InvalidBindingError: A schedule needs --once, and topics do not go with it.
+    """
+    if once and binding.spec.source.schedule is None:
+        text = "--once runs a schedule; without it the worker consumes topics until it is stopped"
+        raise InvalidBindingError([Problem("spec.source.schedule", text)])
+    if not once and binding.spec.source.schedule is not None:
+        text = "a schedule is kept by its CronJob; --once runs its message now"
+        raise InvalidBindingError([Problem("spec.source.schedule", text)])
 
 
 def _text(file: str | None) -> str:
@@ -44,6 +60,13 @@ def _text(file: str | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         what = getattr(error, "strerror", None) or "not UTF-8"
         raise InvalidBindingError([Problem("--file", f"cannot read {file}: {what}")]) from None
+
+
+def _scheduled(document: Any) -> bool:
+    try:
+        return document["spec"]["source"]["schedule"] is not None
+    except (KeyError, TypeError):
+        return False
 
 
 def _has_brokers(document: Any) -> bool:

@@ -19,6 +19,9 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.messages = self._counter("messages", "Messages that are done.", "outcome")
         self.failures = self._counter("flow_failures", "Runs that failed.", "failure")
+        self.tokens = self._counter(
+            "tokens", "Tokens that runs have used, as far as answers tell (input, output).", "kind"
+        )
         self.commits = self._counter("commits", "Commits that the broker has acknowledged.")
         self.rebalances = self._counter("rebalances", "Times that partitions were taken away.")
         self.dead_letters = self._counter("dead_letters", "Dead letters written.", "reason")

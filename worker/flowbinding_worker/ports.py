@@ -6,7 +6,7 @@ implement them too. Nothing here does I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -124,6 +124,21 @@ class ProcessingError(FlowBindingError):
 
 
 @dataclass(frozen=True, slots=True)
+class HttpParts:
+    """A request of the HTTP backend, rendered for one message.
+
+    Attributes:
+        path: Below the server's address, percent-encoded, with a query if there is one.
+        headers: By name; the values are printable ASCII.
+        body: JSON data; None for no body.
+    """
+
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRequest:
     """One run, rendered for one message.
 
@@ -132,12 +147,21 @@ class FlowRequest:
         input: The flow's input text.
         session_id: Never empty.
         tweaks: Component overrides with all templates rendered.
+        http: What the HTTP backend sends; None with any other.
     """
 
     request_id: str
     input: str
     session_id: str
     tweaks: Mapping[str, Any] = field(default_factory=dict)
+    http: HttpParts | None = None
+
+
+class Tokens(NamedTuple):
+    """What a run has used of language models, in tokens."""
+
+    input: int
+    output: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +172,30 @@ class FlowResult:
         value: Text, or JSON data (an object, rows) where the flow answers with data. The empty text
             is an answer.
         run_id: The server's id of the run, for tracing.
+        tokens: What it has used, if the server says so.
     """
 
     value: Any
     run_id: str | None = None
+    tokens: Tokens | None = None
+
+
+class Written(NamedTuple):
+    """A result as it is to be written.
+
+    Attributes:
+        key: Null or bytes.
+        value: Never null.
+        topic: Where to.
+    """
+
+    key: bytes | None
+    value: bytes
+    topic: str
+
+
+Note = Callable[[str, str], None]
+"""Told a reason and a sentence about what works, but not as it should."""
 
 
 class Flow(Protocol):

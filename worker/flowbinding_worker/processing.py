@@ -27,12 +27,10 @@ from flowbinding_worker.ports import (
     ProcessingError,
     Record,
     Stage,
+    Written,
 )
 
 log = structlog.get_logger(__name__)
-
-MAX_WRITE_SECONDS = 1.0
-"""A write that takes longer waits for Kafka to recover, which is no measure of the work."""
 
 MAX_KEYS = 20
 """Keys of an answer that the log shows."""
@@ -57,10 +55,8 @@ class PayloadPort(Protocol):
     def request(self, record: Record) -> FlowRequest | None:
         """The run of one message; None when it is filtered out."""
 
-    def output(
-        self, record: Record, request: FlowRequest, result: FlowResult
-    ) -> tuple[bytes | None, bytes]:
-        """Key and value of the result."""
+    def output(self, record: Record, request: FlowRequest, result: FlowResult) -> Written:
+        """Key, value and topic of the result."""
 
 
 class Processor:
@@ -93,31 +89,33 @@ class Processor:
         self.seconds_per_message = Mean()
         """Mean time that a message which succeeds holds a slot."""
 
-    async def attempt(self, job: Job, call: Call) -> Outcome:
-        """Process a message once.
+    async def begin(self, job: Job, call: Call) -> Outcome | Delivery:
+        """Run the flow and begin to write its result.
 
         Args:
             job: The message.
             call: Told how the flow did; not touched when the flow is not called.
 
+        Returns:
+            The result on its way. It may wait for Kafka for hours, on disk: `Delivery.done` raises
+            as this does, and ResultLostError if the message has to run again. Or an outcome, when
+            there is nothing to write.
+
         Raises:
             ProcessingError: Classified.
             OutdatedError: The message was taken away meanwhile.
-            ResultLostError: Its result waited on disk and is lost: it has to run again.
         """
+        request = self._payload.request(job.record)
+        if request is None:
+            return Outcome.FILTERED
         started = time.monotonic()
-        # A result may wait for Kafka for hours, on disk: nothing here may hold it meanwhile.
-        begun = await self._begin(job, call)
-        answered = time.monotonic()
-        written = 0.0
-        if isinstance(begun, Delivery):
-            # The next message need not wait for Kafka: at 100 ms a run that is 3 % of its slot.
-            free = job.deferred or job.answered()
-            await begun.done
-            if not free:
-                written = min(time.monotonic() - answered, MAX_WRITE_SECONDS)
-        self.seconds_per_message.add(answered - started + written)
-        return begun if isinstance(begun, Outcome) else Outcome.SUCCEEDED
+        result = await self._call(request, call)
+        if job.tracker.retired:
+            raise OutdatedError
+        _log_answer(job.record, result, time.monotonic() - started)
+        if self._output is None:
+            return Outcome.SUCCEEDED
+        return self._output.write(job, *self._payload.output(job.record, request, result))
 
     async def bury(self, job: Job, error: ProcessingError) -> Outcome:
         """Make a message a dead letter; returns when that is acknowledged.
@@ -174,20 +172,6 @@ class Processor:
         log.warning("dead letter", reason=reason, **where(job.record))
         return Outcome.DEAD_LETTERED
 
-    async def _begin(self, job: Job, call: Call) -> Outcome | Delivery:
-        """Run the flow and begin to write its result; an outcome when there is nothing to write."""
-        request = self._payload.request(job.record)
-        if request is None:
-            return Outcome.FILTERED
-        started = time.monotonic()
-        result = await self._call(request, call)
-        if job.tracker.retired:
-            raise OutdatedError
-        _log_answer(job.record, result, time.monotonic() - started)
-        if self._output is None:
-            return Outcome.SUCCEEDED
-        return self._output.write(job, *self._payload.output(job.record, request, result))
-
     async def _call(self, request: FlowRequest, call: Call) -> FlowResult:
         started = time.monotonic()
         try:
@@ -209,6 +193,9 @@ class Processor:
         finally:
             self._metrics.flow_seconds.observe(time.monotonic() - started)
         call.succeeded(time.monotonic())
+        if result.tokens is not None:
+            self._metrics.tokens.labels("input").inc(result.tokens.input)
+            self._metrics.tokens.labels("output").inc(result.tokens.output)
         return result
 
 
@@ -237,7 +224,7 @@ def where(record: Record) -> dict[str, Any]:
 
 
 def _log_answer(record: Record, result: FlowResult, seconds: float) -> None:
-    value = result.value
+    value, place = result.value, where(record)
     shape = sorted(map(str, value))[:MAX_KEYS] if isinstance(value, dict) else type(value).__name__
-    log.info("flow answered", answer=shape, seconds=round(seconds, 3), **where(record))
-    log.debug("answer", value=value, **where(record))
+    log.info("flow answered", answer=shape, seconds=round(seconds, 3), **place)
+    log.debug("answer", value=value, **place)

@@ -33,7 +33,11 @@ class Redactor:
 
     def learn_url(self, url: str) -> None:
         """A URL may hold a password, which travels as HTTP's basic authentication."""
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+        except ValueError:
+            # Nothing can be called there, so that it travels nowhere.
+            return
         if parts.password:
             user, password = map(urllib.parse.unquote, (parts.username or "", parts.password))
             self.learn(password)

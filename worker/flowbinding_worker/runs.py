@@ -1,9 +1,10 @@
-"""The tasks of messages that run, or whose result waits to be delivered."""
+"""The messages that run, or whose result waits to be delivered."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import Any
 
 from flowbinding_worker.job import Job
 from flowbinding_worker.tracker import Tracker
@@ -13,35 +14,50 @@ CANCEL_SECONDS = 1.0
 
 
 class Runs:
-    """Which message each task is for.
+    """What each message waits for: the task that runs it, then the delivery of its result."""
 
-    Args:
-        ended: Called when one has ended, whichever way.
-    """
+    def __init__(self) -> None:
+        self._futures: dict[Job, asyncio.Future[Any]] = {}
+        self._waiting: list[set[Job]] = []
+        self._less = asyncio.Event()
 
-    def __init__(self, ended: Callable[[asyncio.Task[None]], None]) -> None:
-        self._ended = ended
-        self._tasks: dict[asyncio.Task[None], Job] = {}
+    def watch(self, future: asyncio.Future[Any], job: Job) -> None:
+        """A message waits for `future` from now on; cancelling that ends it."""
+        self._futures[job] = future
 
-    def watch(self, task: asyncio.Task[None], job: Job) -> None:
-        """Take in a task."""
-        self._tasks[task] = job
-        task.add_done_callback(self._over)
+    def over(self, job: Job) -> None:
+        """A message waits for nothing any more."""
+        del self._futures[job]
+        if self._waiting:
+            for late in self._waiting:
+                late.discard(job)
+            self._less.set()
 
     def unsettled(self, trackers: Collection[Tracker]) -> list[Job]:
         """Messages that run, or whose result is not delivered yet."""
-        return [job for task, job in self._of(trackers) if not task.done()]
+        wanted = set(trackers)
+        return [job for job in self._futures if job.tracker in wanted]
 
     async def wait(self, trackers: Collection[Tracker], seconds: float, cut: asyncio.Event) -> None:
-        """Wait until nothing of `trackers` is unsettled; not over `seconds`, nor beyond `cut`."""
-        late = [task for task, _ in self._of(trackers)]
+        """Wait for what of `trackers` is unsettled now; not over `seconds`, nor beyond `cut`."""
+        late = set(self.unsettled(trackers))
         if not late:
             return
-        everything = asyncio.ensure_future(asyncio.wait(late, timeout=seconds))
+        everything = asyncio.ensure_future(self._gone(late))
         enough = asyncio.ensure_future(cut.wait())
-        await asyncio.wait({everything, enough}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (everything, enough):
+        both = {everything, enough}
+        await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
             task.cancel()
+
+    async def _gone(self, late: set[Job]) -> None:
+        self._waiting.append(late)
+        try:
+            while late:
+                self._less.clear()
+                await self._less.wait()
+        finally:
+            self._waiting = [other for other in self._waiting if other is not late]
 
     async def cancel(self, trackers: Collection[Tracker]) -> int:
         """Cancel what is unsettled.
@@ -49,23 +65,15 @@ class Runs:
         Returns:
             How many messages that were.
         """
-        late = [task for task, _ in self._of(trackers)]
-        for task in late:
-            task.cancel()
+        late = [self._futures[job] for job in self.unsettled(trackers)]
+        for future in late:
+            future.cancel()
         if late:
             await asyncio.wait(late, timeout=CANCEL_SECONDS)
         return len(late)
 
     def cancel_retired(self) -> None:
         """Cancel what has no effect any more, without waiting."""
-        for task, job in self._tasks.items():
+        for job, future in self._futures.items():
             if job.tracker.retired:
-                task.cancel()
-
-    def _of(self, trackers: Collection[Tracker]) -> list[tuple[asyncio.Task[None], Job]]:
-        wanted = set(trackers)
-        return [(task, job) for task, job in self._tasks.items() if job.tracker in wanted]
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        self._ended(task)
+                future.cancel()

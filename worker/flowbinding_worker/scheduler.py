@@ -139,6 +139,10 @@ class Scheduler:
                 wanted[partition] = room
         return wanted
 
+    def has(self, partition: Partition) -> bool:
+        """Whether messages of a partition can be taken in."""
+        return self._lane(partition) is not None
+
     def add(self, job: Job) -> None:
         """Take in a message of an assigned partition."""
         lane = self._lane(job.partition)

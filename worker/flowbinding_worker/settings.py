@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, CliSubCommand, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliSubCommand, SettingsConfigDict
 
-from flowbinding_api.base import CONFIGMAPS_DIRECTORY, SECRETS_DIRECTORY, SPOOL_DIRECTORY
+from flowbinding_api.base import (
+    CONFIGMAPS_DIRECTORY,
+    FLOW_VOLUME_DIRECTORY,
+    SECRETS_DIRECTORY,
+    SPOOL_DIRECTORY,
+)
 
 
 def _address(text: str) -> str:
@@ -34,9 +39,23 @@ class Run(BaseSettings):
     configmaps: Path = Field(
         Path(CONFIGMAPS_DIRECTORY), description="Directory with <ConfigMap name>/<key> files"
     )
+    flow_volume: Path = Field(
+        Path(FLOW_VOLUME_DIRECTORY),
+        description="Directory with the volume of spec.flow.file.persistentVolumeClaim",
+    )
     spool: Path = Field(
         Path(SPOOL_DIRECTORY),
         description="Directory in which results wait while Kafka does not take them",
+    )
+    once: CliImplicitFlag[bool] = Field(
+        False, description="Run the one message of source.schedule, and end"
+    )
+    job: str | None = Field(
+        None, description="With --once: name of the Kubernetes Job, which holds when it was due"
+    )
+    termination_log: Path = Field(
+        Path("/dev/termination-log"),
+        description="With --once: file, if it exists, for why the run failed",
     )
     instance: str = Field(
         default_factory=socket.gethostname, description="Name of this worker in logs and headers"

@@ -17,17 +17,24 @@ class Trouble:
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[str, str]] = {}
+        self._noted = ("", "")
         self.version = 0
 
     @property
     def reason(self) -> str:
         """CamelCase word of the oldest trouble; empty when there is none."""
-        return next(iter(self._parts.values()), ("", ""))[0]
+        return next(iter(self._parts.values()), self._noted)[0]
 
     @property
     def message(self) -> str:
         """One sentence to go with `reason`."""
-        return next(iter(self._parts.values()), ("", ""))[1]
+        return next(iter(self._parts.values()), self._noted)[1]
+
+    def note(self, reason: str, message: str) -> None:
+        """Something works, but not as it should: told while there is no trouble, for good."""
+        self._noted = (reason, redact(message))
+        self.version += 1
+        log.warning("note", reason=reason, message=self._noted[1])
 
     def report(self, part: str, reason: str, message: str) -> None:
         """A part cannot work. Nothing happens when the same was reported before."""

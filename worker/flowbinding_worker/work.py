@@ -1,42 +1,30 @@
-"""The messages that a worker holds: takes them in, runs as many as it may, and refills at once.
-
-There is no loop here. Whatever changes what may run (messages fetched, a run ended, a retry due, a
-probe due) ends in `dispatch`, which starts everything that can start.
-"""
+"""The messages that a worker holds: of which partitions, and what is to be fetched."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 
 import structlog
 
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_worker.control.flood import Floods
-from flowbinding_worker.control.flow_control import Call, FlowControl
+from flowbinding_worker.control.flow_control import FlowControl
 from flowbinding_worker.control.retry import RetryPolicy
-from flowbinding_worker.delivery.outbox import ResultLostError
-from flowbinding_worker.delivery.spool import Stored
-from flowbinding_worker.figures import Busy
 from flowbinding_worker.handover.incoming import Incoming, Turn
 from flowbinding_worker.handover.inheritance import Inheritance
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka.port import Batch
 from flowbinding_worker.metrics import Metrics
-from flowbinding_worker.ports import Failure, Partition, ProcessingError
-from flowbinding_worker.processing import Outcome, OutdatedError, Processor, unexpected, where
+from flowbinding_worker.ports import Partition, ProcessingError
+from flowbinding_worker.processing import Processor
 from flowbinding_worker.runs import Runs
 from flowbinding_worker.scheduler import MAX_BYTES, Scheduler
+from flowbinding_worker.slots import Slots
 from flowbinding_worker.tracker import MAX_UNFINISHED, Tracker
 from flowbinding_worker.trouble import Trouble
 
 log = structlog.get_logger(__name__)
-
-DEFERRED_BYTES = 4096
-"""What a message whose result waits on disk weighs besides its own size: its task, what it waits
-for, and where the result is. Measured: 4.2 KB."""
 
 
 class Work:
@@ -67,22 +55,26 @@ class Work:
         self.inheritance = Inheritance()
         self.control = FlowControl(spec.concurrency, spec.rate_limit, now)
         self.scheduler = Scheduler(spec.concurrency.ordering, self.control.slots)
-        self.busy = Busy(now)
-        self.room = asyncio.Event()
-        """Set when it may be worth while to look at `scheduler.wanted` again."""
-        self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Raises when a fault in the worker itself ended a run."""
+        self.runs = Runs()
         self.ends: dict[Partition, int] = {}
         self._blocked: set[Partition] = set()
         self._floods = Floods(self.scheduler, trouble, enabled=spec.dead_letter.flood_guard)
+        self.slots = Slots(
+            self.scheduler,
+            self.control,
+            self._floods,
+            self.runs,
+            processor,
+            retry,
+            metrics,
+            trouble,
+            self._is_ours,
+            lambda: self.inheritance.held,
+        )
         self._partitions = partitions
         self._processor = processor
-        self._retry = retry
         self._metrics = metrics
         self._trouble = trouble
-        self.runs = Runs(self._ended)
-        self._deferred_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def lag(self) -> int:
@@ -97,7 +89,7 @@ class Work:
 
     def wanted(self) -> dict[Partition, int]:
         """Partitions to fetch from, and how many messages of each at most."""
-        if self._deferred_bytes > MAX_BYTES:
+        if self.slots.deferred_bytes > MAX_BYTES:
             return {}
         rooms = {
             p: min(most, MAX_UNFINISHED - self.trackers[p].unfinished)
@@ -132,10 +124,10 @@ class Work:
         for partition, tracker in trackers.items():
             self._processor.committed(partition, tracker.committable or 0)
         self._share()
-        self.room.set()
+        self.slots.room.set()
 
     def accept(self, batch: Batch) -> None:
-        """Track and queue what was fetched. Call `dispatch` after it."""
+        """Track and queue what was fetched. Call `slots.dispatch` after it."""
         tracker = self.trackers.get(batch.partition)
         if tracker is None:
             return
@@ -159,7 +151,7 @@ class Work:
             else:
                 self._metrics.handovers.labels("TakenOver").inc()
             self.scheduler.release(job)
-        self.dispatch()
+        self.slots.dispatch()
 
     def _inherited(self, job: Job) -> None:
         """An earlier owner of the partition has finished a message."""
@@ -173,34 +165,7 @@ class Work:
         if stored is None:
             self.scheduler.add(job)
             return
-        self._defer(job)
-        self.runs.watch(asyncio.create_task(self._resume(job, stored)), job)
-
-    def dispatch(self) -> None:
-        """Start everything that may run now, and see to it that this happens again in time."""
-        now = time.monotonic()
-        self.scheduler.wake(now)
-        self._floods.admit(now)
-        self.scheduler.slots = self.control.slots
-        while self.control.allows(now):
-            job = self.scheduler.take()
-            if job is None:
-                break
-            if job.over:
-                # Finished by somebody else while it waited here; those behind it can go on.
-                self.scheduler.finish(job)
-                self._floods.began(job, now)
-                self._floods.skipped(job, now)
-                self._floods.admit(now)
-                continue
-            job.release = partial(self._release, job)
-            job.answered = partial(self._answered, job)
-            self._floods.began(job, now)
-            call = self.control.begin(self.scheduler.running, now)
-            self.runs.watch(asyncio.create_task(self._run(job, call)), job)
-        self.busy.change(self.scheduler.running, self.scheduler.slots, now)
-        self.room.set()
-        self._set_timer(now)
+        self.slots.resume(job, stored)
 
     def halt(self, partitions: Collection[Partition]) -> None:
         """Start nothing of partitions; what runs goes on and still counts."""
@@ -220,7 +185,7 @@ class Work:
             self._unblock(partition)
         self.scheduler.resume(partitions)
         self._share()
-        self.dispatch()
+        self.slots.dispatch()
 
     def abandon(self, partitions: Collection[Partition]) -> None:
         """Partitions are somebody else's: what waits is dropped.
@@ -239,6 +204,9 @@ class Work:
 
     def _share(self) -> None:
         """What this worker may do of what all may do together."""
+        if not self.trackers:
+            # Between two assignments; what is known of the server's limits would be lost.
+            return
         self.control.share(len(self.trackers), self._partitions(), time.monotonic())
 
     def retire(self, partitions: Collection[Partition]) -> list[Tracker]:
@@ -261,164 +229,21 @@ class Work:
         """End the epoch of all partitions at once, running messages included."""
         await self.runs.cancel(self.retire(list(self.trackers)))
 
-    async def _run(self, job: Job, call: Call) -> None:
-        """One attempt; frees the slot in any case."""
-        due: float | None = None
-        try:
-            due = await self._attempt(job, call)
-        except OutdatedError:
-            log.info("outcome dropped: the partition has moved on", **where(job.record))
-        except ResultLostError:
-            self._again(job)
-        finally:
-            call.abandoned()
-            if due is not None and job.tracker.handed is not None:
-                job.tracker.handed.free(job.record.offset, job.attempts, due)
-            if job.deferred:
-                self._deferred_bytes -= _deferred_size(job)
-                if due is not None:
-                    self._again(job)
-            elif due is None:
-                self.scheduler.finish(job)
-            else:
-                self.scheduler.park(job, due)
-                self._floods.parked(job, due)
-
-    async def _resume(self, job: Job, stored: Stored) -> None:
-        """Write a result that an earlier run of this worker has left on disk."""
-        try:
-            try:
-                outcome = await self._processor.deliver(job, stored)
-            except ProcessingError as error:
-                outcome = await self._processor.bury(job, error)
-            self._done(job, outcome)
-        except OutdatedError:
-            log.info("outcome dropped: the partition has moved on", **where(job.record))
-        except ResultLostError:
-            self._again(job)
-        finally:
-            self._deferred_bytes -= _deferred_size(job)
-
-    def _answered(self, job: Job) -> bool:
-        free = self.scheduler.answered(job)
-        if free:
-            self.dispatch()
-        return free
-
-    def _release(self, job: Job) -> None:
-        if not job.deferred:
-            self.scheduler.finish(job)
-            self._defer(job)
-            self.dispatch()
-
-    def _defer(self, job: Job) -> None:
-        job.deferred = True
-        self._deferred_bytes += _deferred_size(job)
-
-    def _again(self, job: Job) -> None:
-        """A result that waited on disk cannot be read any more: its message runs once more."""
-        if job.tracker.handed is not None:
-            job.tracker.handed.free(job.record.offset, job.attempts, 0.0)
-        if self._is_ours(job):
-            self._floods.skipped(job, time.monotonic())
-            self.scheduler.add(Job(job.record, job.tracker))
-
     def _is_ours(self, job: Job) -> bool:
         """Whether its partition is, or may be again as it was."""
         return job.tracker in (self.trackers.get(job.partition), self.suspended.get(job.partition))
 
-    async def _attempt(self, job: Job, call: Call) -> float | None:
-        """Process a message; the time of the next attempt, or None when it is done."""
-        try:
-            outcome = await self._processor.attempt(job, call)
-        except ProcessingError as error:
-            failure = error
-        except (OutdatedError, ResultLostError):
-            raise
-        except Exception as error:
-            log.exception("unexpected error", **where(job.record))
-            failure = unexpected(error)
-        else:
-            self._done(job, outcome)
-            return None
-        delay = self._judge(job, call, failure)
-        if delay is not None:
-            return time.monotonic() + delay
-        # A dead letter may wait for Kafka for hours. A probe that called nothing must not.
-        call.abandoned()
-        self.dispatch()
-        self._done(job, await self._processor.bury(job, self._retry.letter(job, failure)))
-        return None
-
-    def _judge(self, job: Job, call: Call, error: ProcessingError) -> float | None:
-        """Seconds until the next attempt; None: a dead letter."""
-        self._metrics.failures.labels(error.failure.value).inc()
-        job.first_failure_ms = job.first_failure_ms or time.time_ns() // 1_000_000
-        # While the flow fails for all, no message loses attempts. Except the one that a probe has
-        # actually run: if all messages left are bad ones, they must leave one by one in the end. A
-        # server that asks for less says nothing about the message, however often it is asked.
-        blamed = call.probe and error.ran and error.failure is not Failure.THROTTLE
-        spared = self.control.is_open and not blamed
-        clock = self.control.clock(time.monotonic())
-        delay = self._retry.delay(job, error, spared=spared, clock=clock)
-        log.warning(
-            "attempt failed",
-            failure=error.failure.value,
-            reason=error.reason,
-            error=str(error),
-            status=error.status,
-            attempts=job.attempts,
-            retry_seconds=None if delay is None else round(delay, 3),
-            **where(job.record),
-        )
-        if error.response:
-            # It may quote the message.
-            log.debug("response", response=error.response, **where(job.record))
-        return delay
-
-    def _done(self, job: Job, outcome: Outcome) -> None:
-        if job.tracker.retired:
-            raise OutdatedError
-        job.tracker.complete(job.record.offset)
-        if job.tracker.handed is not None:
-            job.tracker.handed.done(job.record.offset)
-        self._metrics.messages.labels(outcome.value).inc()
-        if self._is_ours(job):
-            self._note(job, outcome)
-
-    def _note(self, job: Job, outcome: Outcome) -> None:
-        """Tell the flood guard."""
-        now = time.monotonic()
-        if outcome is Outcome.FILTERED:
-            self._floods.skipped(job, now)
-        else:
-            self._floods.ended(job, dead=outcome is not Outcome.SUCCEEDED, now=now)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if not self.crashed.done():
-                self.crashed.set_exception(error)
-            return
-        self._report_circuit()
-        self.dispatch()
-
-    def _report_circuit(self) -> None:
-        if self.control.reason:
-            self._trouble.report("flow", self.control.reason, self.control.message)
-        else:
-            self._trouble.clear("flow")
-
     def trip(self, error: ProcessingError) -> None:
         """Open the circuit for a failure that was found without a message."""
         self.control.trip(error, time.monotonic())
-        self._report_circuit()
+        self.slots.report_circuit()
 
     def recovered(self) -> None:
         """What `trip` was called for is repaired. Nothing to do when a run has shown it before."""
         if self.control.is_open:
             self.control.recover(time.monotonic())
-            self._report_circuit()
-            self.dispatch()
+            self.slots.report_circuit()
+            self.slots.dispatch()
 
     def _begin_anew(self, partition: Partition, offset: int) -> Tracker:
         """The partition's log is another than we knew: nothing known about it holds."""
@@ -436,32 +261,6 @@ class Work:
         tracker = Tracker()
         self.assign({partition: tracker}, {})
         return tracker
-
-    def _set_timer(self, now: float) -> None:
-        """One timer for whatever is due first.
-
-        A call that may begin already needs none: it waits for a message, not for a time.
-
-        Args:
-            now: The time at which it was decided what may begin. What has become due since then
-                must not be taken for begun.
-        """
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        times = (
-            self.scheduler.next_due(),
-            self.control.next_time(now),
-            self._floods.next_time(),
-        )
-        if due := [at for at in times if at is not None]:
-            delay = max(0.0, min(due) - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
-
-
-def _deferred_size(job: Job) -> int:
-    """Bytes of memory that a message takes while its result waits on disk, about."""
-    return job.size + DEFERRED_BYTES
 
 
 def _part(partition: Partition) -> str:

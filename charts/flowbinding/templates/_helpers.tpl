@@ -98,8 +98,9 @@ their repository nor their tag was changed.
 {{- end }}
 
 {{/*
-What the operator may do, in the whole cluster or in each watched namespace. Nothing is ever deleted:
-children carry an ownerReference and the garbage collector removes them.
+What the operator may do, in the whole cluster or in each watched namespace. It deletes nothing but a
+Deployment or a CronJob of its own, when a binding's source becomes a schedule, or no schedule any
+more; with their binding, children are removed by the garbage collector (ownerReference).
 */}}
 {{- define "flowbinding.rules" -}}
 - apiGroups: [flowbinding.io]
@@ -117,10 +118,17 @@ children carry an ownerReference and the garbage collector removes them.
 # Server-side apply of an object that is not there takes create as well as patch.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
   verbs: [get, patch]
+# Bindings with source.schedule; how their runs ended.
+- apiGroups: [batch]
+  resources: [cronjobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch]
 # The manifest that a worker reads. By name only.
 - apiGroups: [""]
   resources: [configmaps]

@@ -22,8 +22,8 @@ from testbed import Report, Testbed, TestbedError
 EXAMPLE = Path(__file__).parents[1]
 NAMESPACE = "loan"
 REQUESTS = "finance.loan.request.v1"
-DECISIONS = "finance.loan.decision.v1"
-TOPICS = (REQUESTS, "finance.loan.application.v1", "risk.scoring.result.v1", DECISIONS)
+DECISIONS = ("finance.loan.decision.v1", "finance.loan.review.v1")
+TOPICS = (REQUESTS, "finance.loan.application.v1", "risk.scoring.result.v1", *DECISIONS)
 PARTITIONS = 6
 
 

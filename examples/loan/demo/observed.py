@@ -72,7 +72,7 @@ class Observed:
     bed: Testbed
     namespace: str
     requests_topic: str
-    decisions_topic: str
+    decision_topics: tuple[str, ...]
     bindings: list[BindingView] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
     decided: Counter[str] = field(default_factory=Counter)
@@ -165,18 +165,19 @@ class Observed:
 
     async def watch_decisions(self) -> None:
         """Read every decision; those of earlier runs are left aside."""
-        async with kafkaio.reader(self.bootstrap, self.decisions_topic) as consumer:
+        async with kafkaio.reader(self.bootstrap, *self.decision_topics) as consumer:
             async for record in consumer:
-                self._note_decision(json.loads(record.value)["result"])
+                self._note_decision(record.topic, json.loads(record.value)["result"])
 
-    def _note_decision(self, decision: dict[str, Any]) -> None:
+    def _note_decision(self, topic: str, decision: dict[str, Any]) -> None:
         application_id = decision["application_id"]
         if application_id not in self._known:
             return
         self.waiting.discard(application_id)
         self.decided[application_id] += 1
         if self.decided[application_id] == 1:
-            self.verdicts[decision["decision"]] += 1
+            decided = topic == self.decision_topics[0]
+            self.verdicts[decision["decision"] if decided else "for review"] += 1
 
     def _note_replicas(self) -> None:
         for binding in self.bindings:

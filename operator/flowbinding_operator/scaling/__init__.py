@@ -11,10 +11,11 @@ The policy, with P partitions, a service time of S seconds and C slots, so that 
 mu = C / S messages a second:
 
 - `rates`: what arrives as a flow, fast and slow; a lone burst is a backlog and no flow.
-- `demand`: messages a second that are to be done, the largest of the flow with headroom, what it
-  takes for a message that comes now to begin within targetLagSeconds, and the flow plus a slow
-  drain of the backlog; see docs/decisions/0012-a-backlog-may-wait-not-stay.md. What is in flight is
-  no backlog: of what arrives, the last S seconds are (Little's law), see
+- `demand`: messages a second that are to be done, the larger of the flow with headroom and
+  what it takes for a message that comes now to begin within targetLagSeconds; see
+  docs/decisions/0012-a-backlog-may-wait-not-stay.md. Partitions with late messages get one level
+  more; see docs/decisions/0022-late-partitions-get-one-level-more.md. What is in flight is no
+  backlog: of what arrives, the last S seconds are (Little's law), see
   docs/decisions/0008-work-in-flight-is-no-backlog.md. No partition counts for more than one worker
   can do of it; what is stuck does not count at all.
 - `levels`: Kafka gives whole partitions to workers, so the busiest worker holds ceil(P / N) of them

@@ -17,6 +17,8 @@ class Decision:
         limited: The bound that kept it from wanting more, if one did.
         wanted: The need before damping (up).
         floor: The need before damping (down), not below `wanted`.
+        needed: The need before bounds and damping.
+        asked: What asks for that many, whatever the bounds and damping make of it.
         recommended: What mode Lag would have run, whatever the mode; None while unknown.
         lag: Messages that are not committed.
         arrival_rate: Messages a second that arrive.
@@ -26,6 +28,7 @@ class Decision:
         partitions: Partitions of all topics.
         stalled: Partitions that do not move, and are not scaled for.
         hot: The partition that asks for more than one worker can do, as an index.
+        lowest: The lower bound in force: minReplicas, or a schedule's.
         highest: The upper bound in force: maxReplicas, or a schedule's.
     """
 
@@ -34,6 +37,8 @@ class Decision:
     limited: Reason | None = None
     wanted: int | None = None
     floor: int | None = None
+    needed: int | None = None
+    asked: Reason | None = None
     recommended: int | None = None
     lag: int | None = None
     arrival_rate: float | None = None
@@ -43,4 +48,5 @@ class Decision:
     partitions: int | None = None
     stalled: tuple[int, ...] = ()
     hot: int | None = None
+    lowest: int | None = None
     highest: int | None = None

@@ -17,8 +17,8 @@ UP_MARGIN = 0.03
 and down, and what they do not keep up with shows as backlog."""
 NORMAL_LAG_SECONDS = 10.0
 """Messages of so many seconds, or of a run that takes longer, are in flight and no backlog."""
-DRAIN_TIMES = 3.0
-"""A backlog that is soon enough done by itself is to be gone after so many times as long."""
+LATE_TIMES = 1.25
+"""A message is late that waits for more than so many times targetLagSeconds, and a run."""
 LATE_SHARE = 1 / 8
 """More late partitions than these are no accident."""
 ENOUGH_SECONDS = 10.0
@@ -49,6 +49,7 @@ class Load:
         each: How many partitions an entry of `flows` stands for.
         most: Messages a second that can be done of one partition.
         held: How many partitions the busiest worker holds now.
+        late: How many partitions are worked on and yet have late messages.
         stuck: Partitions that are left out.
         frozen: Whether nothing moves at all although there are workers.
     """
@@ -63,6 +64,7 @@ class Load:
     each: int
     most: float
     held: int
+    late: int
     stuck: tuple[int, ...] = ()
     frozen: bool = False
 
@@ -102,6 +104,7 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
         for index in stuck:
             flows[index], waiting[index] = 0.0, 0
     rate = _rate(history, spec.concurrency.per_replica / seconds, waiting)
+    held = math.ceil(partitions / max(1, history.replicas or 1))
     one_at_a_time = spec.concurrency.ordering is Ordering.PARTITION
     return Load(
         rate=rate,
@@ -113,7 +116,8 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
         partitions=partitions,
         each=each,
         most=min(rate, 1 / seconds) if one_at_a_time else rate,
-        held=math.ceil(partitions / max(1, history.replicas or 1)),
+        held=held,
+        late=_late(history, spec, seconds, rate / held) if each == 1 and held else 0,
         stuck=stuck,
         frozen=frozen,
     )
@@ -136,9 +140,7 @@ def demand_of(load: Load, spec: FlowBindingSpec, margin: float = 0.0) -> Demand:
     catch_up = [count / soon for count in load.waiting]
     most = load.most * load.each
     by_flow = sum(min(rate, most) for rate in steady)
-    by_backlog = max(
-        sum(min(rate, most) for rate in catch_up), _later(load, soon), _drain(load, soon)
-    )
+    by_backlog = max(sum(min(rate, most) for rate in catch_up), _later(load, soon))
     arriving = by_flow >= by_backlog
     asked = steady if arriving else catch_up
     capped = tuple(index for index, rate in enumerate(asked) if rate > most)
@@ -156,18 +158,6 @@ def _behind(load: Load) -> bool:
     pairs = zip(load.waiting, load.flows, strict=True)
     late = sum(count - 2 * math.sqrt(count) > flow * normal for count, flow in pairs)
     return load.each == 1 and late > LATE_SHARE * load.partitions
-
-
-def _drain(load: Load, soon: float) -> float:
-    """The flow, and what it takes to be rid of the backlog after a while: it may wait, not stay."""
-    hot = hottest(load)
-    flow = sum(rate for i, rate in enumerate(load.flows) if i != hot)
-    waiting = sum(count for i, count in enumerate(load.waiting) if i != hot)
-    excess = waiting - flow * max(NORMAL_LAG_SECONDS, load.seconds)
-    if excess <= 0:
-        return 0.0
-    wanted = flow + excess / (DRAIN_TIMES * soon) + (load.most if hot is not None else 0.0)
-    return min(wanted, load.most * load.partitions)
 
 
 def _later(load: Load, soon: float) -> float:
@@ -219,6 +209,22 @@ def _stuck(
     if len(stuck) > 1 and len(stuck) * 2 > len(waiting):
         return (), True
     return stuck, False
+
+
+def _late(history: History, spec: FlowBindingSpec, seconds: float, share: float) -> int:
+    """How many partitions have late messages, and so many that they take some time.
+
+    Args:
+        history: Everything seen.
+        spec: The binding.
+        seconds: That a run takes.
+        share: Messages a second of one partition that its worker does if all of them are busy.
+    """
+    late = history.partitions.late(LATE_TIMES * spec.scaling.target_lag_seconds + seconds)
+    if not late:
+        return 0
+    waiting = history.partitions.waiting()
+    return sum(waiting[index] >= NORMAL_LAG_SECONDS * share for index in late)
 
 
 def _rate(history: History, nominal: float, waiting: Sequence[int]) -> float:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import deque
 from dataclasses import dataclass, field
 
 RATE_SECONDS = 120.0
 """Time constant of a partition's rate."""
 ACTIVE_SECONDS = 180.0
 """For so long after its last message a partition may have a worker."""
+MOVING_SECONDS = 20.0
+"""A partition moves as long as something of it was done so lately."""
+PAST_LOOKS = 16
+"""End offsets of so many looks back are kept."""
 
 
 def _offsets() -> array[int]:
@@ -29,6 +34,8 @@ class PartitionBook:
         done: What was done at the last look, see `Sample.done`.
         rates: Messages a second, exponentially weighted.
         came_at: When messages came last, or waited.
+        past: (time, end offsets) of earlier looks, oldest first, `apart` seconds or more apart.
+        apart: Grows with the longest age that is asked for.
         moved_at: When something was done last, or nothing waited, or nobody was there to do it.
     """
 
@@ -38,6 +45,8 @@ class PartitionBook:
     done: array[int] = field(default_factory=_offsets)
     rates: array[float] = field(default_factory=_numbers)
     came_at: array[float] = field(default_factory=_numbers)
+    past: deque[tuple[float, array[int]]] = field(default_factory=deque)
+    apart: float = 0.0
     moved_at: array[float] = field(default_factory=_numbers)
 
     def observe(
@@ -60,10 +69,28 @@ class PartitionBook:
                 self.moved_at[index] = time
         self.time = time
         self.ends, self.done = array("q", ends), array("q", done)
+        if time - self.past[-1][0] >= self.apart:
+            self.past.append((time, self.ends))
+
+    def late(self, seconds: float) -> list[int]:
+        """Partitions that have a message that came longer ago than that and is not done.
+
+        One of which nothing has been done lately is not late but stuck, or its run is a long one.
+        """
+        past, since = self.past, (self.time or 0.0) - seconds
+        self.apart = seconds / PAST_LOOKS
+        while len(past) > 1 and past[1][0] <= since:
+            past.popleft()
+        if not past or past[0][0] > since:
+            return []
+        moving = (self.time or 0.0) - MOVING_SECONDS
+        looks = enumerate(zip(past[0][1], self.done, self.moved_at, strict=True))
+        return [i for i, (end, done, moved) in looks if end > done and moved >= moving]
 
     def _start(self, time: float, ends: tuple[int, ...], done: tuple[int, ...]) -> None:
         count = len(ends)
         self.time = self.since = time
+        self.past = deque([(time, array("q", ends))])
         self.ends, self.done = array("q", ends), array("q", done)
         self.rates = array("d", [0.0] * count)
         self.moved_at = array("d", [time] * count)

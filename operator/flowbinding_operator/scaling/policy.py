@@ -131,6 +131,8 @@ def _needs(
         limited=limited,
         wanted=wanted,
         floor=min(max(down.replicas, lowest, wanted), highest),
+        needed=up.replicas,
+        asked=up.reason,
         lag=sample.lag,
         arrival_rate=load.arrivals,
         demand_rate=up.demand,
@@ -139,6 +141,7 @@ def _needs(
         partitions=sample.partitions,
         stalled=load.stuck,
         hot=hottest(load),
+        lowest=within.low,
         highest=within.high,
     )
 
@@ -177,6 +180,10 @@ def _wanted(
         total, limited = each_minute / 60, Reason.RATE_LIMIT
     alignment = spec.scaling.partition_alignment
     count = max(1, level(total, load.rate, load.partitions, alignment))
+    if load.late and limited is None and alignment is not PartitionAlignment.NONE:
+        # Partitions that are alike on average are not at every moment: one step more, no further.
+        count = max(count, holding(math.ceil(load.partitions / count) - 1, load.partitions))
+        demand = replace(demand, steady=False)
     if limited is None and alignment is not PartitionAlignment.NONE:
         count = max(count, _for_the_busiest(history, load, spec))
     if slots is not None and count > slots:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from flowbinding_operator.scaling.sample import Sample
 
-MEASURE_SECONDS = 60.0
+MEASURE_SECONDS = 45.0
 """Over which what gets done is counted."""
 GAIN = 0.25
 """Less of the expected gain than this is hardly any."""
@@ -23,7 +23,8 @@ SLOWER = 0.3
 SLOWEST = 0.5
 """And by this in any case: less may be noise, and taking noise for a full backend costs time."""
 RETRY_SECONDS = 600.0
-"""After which more workers may be tried again."""
+"""After which more workers may be tried again: twice as long after each try in vain."""
+LONGEST_RETRY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Saturation:
     full_since: float | None = None
     rate: float = 0.0
     seconds: float = 0.0
+    _retry: float = RETRY_SECONDS
     _trial: Trial | None = None
     _before: int | None = None
     _work: deque[Work] = field(default_factory=deque)
@@ -145,7 +147,7 @@ class Saturation:
         if trial.complete_at is None:
             self._trial = Trial(trial.workers, trial.target, trial.rate, trial.seconds, work.time)
             return
-        if work.time - trial.complete_at < 1.5 * MEASURE_SECONDS:
+        if work.time - trial.complete_at < MEASURE_SECONDS:
             return
         self._trial = None
         growth = trial.target / trial.workers - 1
@@ -159,5 +161,8 @@ class Saturation:
     def _recover(self, work: Work) -> None:
         if self.full_since is None:
             return
-        if work.waiting == 0 or work.time - self.full_since >= RETRY_SECONDS:
+        if work.waiting == 0:
+            self.full_since, self._retry = None, RETRY_SECONDS
+        elif work.time - self.full_since >= self._retry:
             self.full_since = None
+            self._retry = min(2 * self._retry, LONGEST_RETRY_SECONDS)

@@ -61,6 +61,7 @@ def flows() -> dict[str, Any]:
         "frame-chat": through("MakeFrame", "make"),
         "sleeps": through("Sleeper", "run_it"),
         "whoami": through("WhoAmI", "run_it"),
+        "variables": through("Weather", "run_it"),
         "needs-package": through("Needs", "run_it"),
     }
 

@@ -1,9 +1,13 @@
-"""A real Langflow server for tests: installed once, started once a session, stopped with it."""
+"""A real Langflow server, and a real `lfx serve`, for tests; started once a session.
+
+Langflow is installed once; lfx is in the environment of the tests.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +35,7 @@ FIRST_START_SECONDS = 240
 
 SETTINGS = {
     "LANGFLOW_AUTO_LOGIN": "false",
+    "LANGFLOW_DEVELOPER_API_ENABLED": "true",
     "LANGFLOW_SUPERUSER": "admin",
     "LANGFLOW_SUPERUSER_PASSWORD": "admin-pass-1234",
     "LANGFLOW_SAVE_DB_IN_CONFIG_DIR": "true",
@@ -95,8 +100,25 @@ def running(flow_files: Mapping[str, Path]) -> Iterator[LangflowServer]:
         server = LangflowServer(f"http://127.0.0.1:{_free_port()}")
         process = _start(python, server.url, home)
         try:
-            _wait_healthy(server, process, home / "server.log")
+            _wait_healthy(f"{server.url}/health_check", process, home / "server.log")
             _prepare(server, flow_files)
+            yield server
+        finally:
+            process.end(grace=15)
+
+
+@contextmanager
+def serving(flow_files: Mapping[str, Path]) -> Iterator[LangflowServer]:
+    """Start `lfx serve` with the given flows; stop it when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="flowbinding-lfx-") as folder:
+        home = Path(folder)
+        server = LangflowServer(f"http://127.0.0.1:{_free_port()}", api_key="served-1234")
+        process = _start_lfx(server, list(flow_files.values()), home)
+        try:
+            _wait_healthy(f"{server.url}/health", process, home / "server.log")
+            with httpx.Client(base_url=server.url, timeout=60) as client:
+                listed = _json(client.get("/flows", headers={"x-api-key": server.api_key}))
+            server.flows = {Path(item["relative_path"]).stem: item["id"] for item in listed}
             yield server
         finally:
             process.end(grace=15)
@@ -105,31 +127,38 @@ def running(flow_files: Mapping[str, Path]) -> Iterator[LangflowServer]:
 def _start(python: Path, url: str, home: Path) -> Process:
     command = [str(python), "-m", "langflow", "run", "--backend-only", "--no-open-browser"]
     command += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]
+    secret_key = {"LANGFLOW_SECRET_KEY": "Zmxvd2JpbmRpbmctdGVzdHMtb25seS0zMi1ieXRlcyE="}
+    return spawn(command, home / "server.log", {**_environment(home), **secret_key})
+
+
+def _start_lfx(server: LangflowServer, files: list[Path], home: Path) -> Process:
+    folder = home / "flows"
+    folder.mkdir()
+    for path in files:
+        shutil.copy(path, folder)
+    command = [sys.executable, "-m", "lfx", "serve", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", server.url.rpartition(":")[2]]
+    key = {"LANGFLOW_API_KEY": server.api_key}
+    return spawn(command, home / "server.log", {**_environment(home), **key})
+
+
+def _environment(home: Path) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environment = {
-        **inherited,
-        **SETTINGS,
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "LANGFLOW_CONFIG_DIR": str(home / "config"),
-        "LANGFLOW_SECRET_KEY": "Zmxvd2JpbmRpbmctdGVzdHMtb25seS0zMi1ieXRlcyE=",
-    }
-    return spawn(command, home / "server.log", environment)
+    own = {"HOME": str(home), "TMPDIR": str(home), "LANGFLOW_CONFIG_DIR": str(home / "config")}
+    return {**inherited, **SETTINGS, **own}
 
 
-def _wait_healthy(server: LangflowServer, process: Process, log: Path) -> None:
+def _wait_healthy(url: str, process: Process, log: Path) -> None:
     def healthy() -> bool:
         if not process.running:
-            raise RuntimeError(f"Langflow ended at its start:\n{tail(log)}")
+            raise RuntimeError(f"the server ended at its start:\n{tail(log)}")
         try:
-            return httpx.get(f"{server.url}/health_check", timeout=5).status_code == 200
+            return httpx.get(url, timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
-    with Report() as report, report.step("Starting a Langflow server"):
-        wait_until(
-            healthy, what="Langflow healthy", timeout=FIRST_START_SECONDS, explain=lambda: tail(log)
-        )
+    with Report() as report, report.step(f"Starting a flow server ({url})"):
+        wait_until(healthy, what="healthy", timeout=FIRST_START_SECONDS, explain=lambda: tail(log))
 
 
 def _prepare(server: LangflowServer, flow_files: Mapping[str, Path]) -> None:

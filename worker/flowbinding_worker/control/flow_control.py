@@ -118,6 +118,14 @@ class FlowControl:
         """Runs that may be in flight now, when the circuit is closed; at least 1."""
         return self._limiter.limit
 
+    def slots_beside(self, elsewhere: int) -> int:
+        """The same, while earlier owners of our partitions still run so many of their messages.
+
+        Those count as ours, with `maxInFlight`: the partitions that they are from do.
+        """
+        whole = self._concurrency.max_in_flight
+        return self.slots if whole is None else max(0, self.slots - elsewhere)
+
     @property
     def state(self) -> State:
         """Where the circuit stands."""

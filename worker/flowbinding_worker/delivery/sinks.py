@@ -65,13 +65,11 @@ class Output:
     """Writes results.
 
     Args:
-        topic: Where to.
         envelope: What they are wrapped in.
         writing: What to write with.
     """
 
-    def __init__(self, topic: str, envelope: Envelope, writing: Writing) -> None:
-        self._topic = topic
+    def __init__(self, envelope: Envelope, writing: Writing) -> None:
         self._content_type = CLOUD_EVENT if envelope is Envelope.CLOUD_EVENTS else None
         self._who = writing.who
         self._outbox = (
@@ -90,13 +88,16 @@ class Output:
         self.resume = self._outbox.resume
         self.close = self._outbox.close
 
-    def write(self, job: Job, key: bytes | None, value: bytes) -> Delivery:
+    def write(self, job: Job, key: bytes | None, value: bytes, topic: str) -> Delivery:
         """Write the result of one message.
+
+        Records for several topics wait for none but their own; those of one key and one topic stay
+        in order.
 
         `Delivery.done` raises ProcessingError (POISON) when no broker will ever take it.
         """
         headers = result_headers(self._who, job.record, self._content_type)
-        return self._outbox.submit(job, Message(self._topic, key, value, headers))
+        return self._outbox.submit(job, Message(topic, key, value, headers))
 
 
 class DeadLetters:

@@ -7,7 +7,7 @@
     408, 409, 425                               TRANSIENT      FlowFailing
     502, 504, 520 to 524                        TRANSIENT      FlowUnreachable
     400, 413, 414, 415, 422, 431                POISON         RequestRefused
-    400, 422 because of tweaks                  CONFIGURATION  FlowMisconfigured
+    400, 422 because of what the binding asks   CONFIGURATION  FlowMisconfigured
     401, 403                                    CONFIGURATION  FlowUnauthorized
     404                                         CONFIGURATION  FlowNotFound
     3xx, 405, other 4xx, not JSON               CONFIGURATION  FlowMisconfigured
@@ -16,7 +16,9 @@
 is unknown. 520 to 524 and 529 are no standard ones: Cloudflare's and Anthropic's.
 
 Langflow answers 500 both for a flow that can never work for this message and for a provider's
-hiccup, so the engine retries a few times before it gives up.
+hiccup, so the engine retries a few times before it gives up. Its own words come in several shapes:
+`detail` as text, as JSON in text, as an object with a `code`, or as a list of fields; from
+`lfx serve` as `result` with `success: false`. A `code` says more than its status.
 """
 
 from __future__ import annotations
@@ -54,6 +56,17 @@ _TRY_AGAIN = re.compile(
     r"(?:try again|retry(?:ing)?) (?:in|after) ((?:\d{1,6}(?:\.\d{1,6})? ?(?:h|m|s)[a-z]* ?)+)",
     re.IGNORECASE,
 )
+NO_RESPONSE = "No response generated"
+"""What `lfx serve` says of a run that ended well without a Chat Output."""
+
+_CODES = {
+    "DEVELOPER_API_DISABLED": "set LANGFLOW_DEVELOPER_API_ENABLED=true there, or spec.flow.api Run",
+    "LFX_SERVE_UNSUPPORTED_FIELDS": "remove spec.flow.tweaks, or call a Langflow server",
+    "TWEAKS_REFUSED": "check spec.flow.tweaks",
+    "UNKNOWN_OUTPUT_IDS": "set spec.flow.outputComponent",
+}
+"""Codes of answers that every message of the binding would get, and what to do."""
+
 _SPAN = re.compile(r"([\d.]+) ?(ms|milli|h|m|s)", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -91,13 +104,13 @@ def run_failed(message: str, *, status: int | None = None, response: str = "") -
     """A run that began and failed, known only by its message: THROTTLE or TRANSIENT."""
     limited = _LIMITED.search(message) is not None
     return ProcessingError(
-        _one_line(message),
+        one_line(message),
         failure=Failure.THROTTLE if limited else Failure.TRANSIENT,
         stage=Stage.CALL,
         reason=Reason.FLOW_THROTTLED if limited else Reason.FLOW_FAILING,
         status=status,
         response=response,
-        retry_after_seconds=_hinted_seconds(message) if limited else None,
+        retry_after_seconds=hinted_seconds(message) if limited else None,
         ran=True,
     )
 
@@ -131,24 +144,22 @@ def unreachable(message: str, *, outcome_unknown: bool = False) -> ProcessingErr
     )
 
 
-def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
+def http_failure(answer: Answer, *, now: datetime, server: str = "Langflow") -> ProcessingError:
     """What an HTTP answer means that is no success.
 
     Args:
         answer: An answer with any status but 2xx, or a 2xx that is not JSON.
         now: The time, for a Retry-After that is a date.
+        server: Who answered, for messages.
     """
     detail = _detail(answer)
     inner = _inner_message(detail) or _plain_body(answer)
     failure, reason, hint = _meaning(answer, detail, inner)
-    message = (
-        f"Langflow answered {answer.status}: {inner}"
-        if inner
-        else (f"Langflow answered {answer.status}")
-    )
+    message = f"{server} answered {answer.status}"
+    message = f"{message}: {inner}" if inner else message
     asked = retry_after_seconds(answer.retry_after, now=now)
     if asked is None and failure is Failure.THROTTLE:
-        asked = _hinted_seconds(inner)
+        asked = hinted_seconds(inner)
     return ProcessingError(
         f"{message}; {hint}" if hint else message,
         failure=failure,
@@ -158,8 +169,10 @@ def http_failure(answer: Answer, *, now: datetime) -> ProcessingError:
         response=answer.body,
         retry_after_seconds=asked,
         # A 404 that is transient comes from inside a component.
-        ran=answer.status == 500 or (answer.status == 404 and failure is not Failure.CONFIGURATION),
-        outcome_unknown=answer.status in GATEWAY_TIMEOUTS,
+        ran=answer.status == 500
+        or (answer.status == 404 and failure is not Failure.CONFIGURATION)
+        or reason == Reason.FLOW_TIMEOUT,
+        outcome_unknown=answer.status in GATEWAY_TIMEOUTS or reason == Reason.FLOW_TIMEOUT,
     )
 
 
@@ -179,7 +192,7 @@ def retry_after_seconds(header: str, *, now: datetime) -> float | None:
     return max(0.0, (moment - now).total_seconds())
 
 
-def _hinted_seconds(message: str) -> float | None:
+def hinted_seconds(message: str) -> float | None:
     """When to come back, as the sentence of a provider's limit says it: `try again in 6.5s`."""
     found = _TRY_AGAIN.search(message)
     if found is None:
@@ -191,29 +204,51 @@ def _hinted_seconds(message: str) -> float | None:
 def _meaning(answer: Answer, detail: Any, inner: str) -> tuple[Failure, str, str]:
     """Failure, reason and a hint for the user."""
     status = answer.status
+    if (told := _told_by_code(detail)) is not None:
+        return told
     if status in _THROTTLE or answer.retry_after:
         return Failure.THROTTLE, Reason.FLOW_THROTTLED, ""
     if status in (401, 403):
         return Failure.CONFIGURATION, Reason.FLOW_UNAUTHORIZED, "check spec.flow.apiKeySecretRef"
     if status == 404:
         return _not_found(detail, inner)
-    if status in (400, 422) and _is_about_tweaks(detail, inner):
-        return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, "check spec.flow.tweaks"
+    if status in (400, 422) and (hint := _binding_hint(detail, inner)):
+        return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, hint
+    if status == 500 and inner == NO_RESPONSE:
+        return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, "give the flow a Chat Output"
+    failure, reason = by_status(status, inner)
+    return failure, reason, _address_hint(answer) if failure is Failure.CONFIGURATION else ""
+
+
+def by_status(status: int, message: str) -> tuple[Failure, str]:
+    """Failure and reason of a status that is no success, from whatever server it comes.
+
+    Args:
+        status: The HTTP status.
+        message: What the server says.
+    """
+    if status in _THROTTLE:
+        return Failure.THROTTLE, Reason.FLOW_THROTTLED
+    if status in (401, 403):
+        return Failure.CONFIGURATION, Reason.FLOW_UNAUTHORIZED
+    if status == 404:
+        return Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND
     if status in _POISON:
-        return Failure.POISON, "RequestRefused", ""
+        return Failure.POISON, "RequestRefused"
     if status in _GATEWAY:
-        return Failure.TRANSIENT, Reason.FLOW_UNREACHABLE, ""
+        return Failure.TRANSIENT, Reason.FLOW_UNREACHABLE
     if status >= 500 or status in _TRANSIENT:
-        limited = status >= 500 and _LIMITED.search(inner) is not None
+        limited = status >= 500 and _LIMITED.search(message) is not None
         if limited:
-            return Failure.THROTTLE, Reason.FLOW_THROTTLED, ""
-        return Failure.TRANSIENT, Reason.FLOW_FAILING, ""
-    return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, _address_hint(answer)
+            return Failure.THROTTLE, Reason.FLOW_THROTTLED
+        return Failure.TRANSIENT, Reason.FLOW_FAILING
+    return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED
 
 
 def _not_found(detail: Any, inner: str) -> tuple[Failure, str, str]:
     """Langflow turns any `not found` that a component raises into a 404 as well."""
-    if "Flow identifier" in inner:
+    named = isinstance(detail, Mapping) and "flow_id" in detail
+    if named or "Flow identifier" in inner:
         return Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND, "check spec.flow.id"
     if not isinstance(detail, str) or detail.strip().lower() == "not found":
         return Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND, "check spec.flow.url"
@@ -222,21 +257,47 @@ def _not_found(detail: Any, inner: str) -> tuple[Failure, str, str]:
     return Failure.TRANSIENT, Reason.FLOW_FAILING, ""
 
 
-def _is_about_tweaks(detail: Any, inner: str) -> bool:
-    # The binding's tweaks, not the message, make Langflow refuse: the next message fares no better.
-    if isinstance(detail, Mapping) and detail.get("code") == "TWEAKS_REFUSED":
-        return True
-    return "cannot pass a tweak" in inner
+def _told_by_code(detail: Any) -> tuple[Failure, str, str] | None:
+    """What a `code` in an answer's `detail` means, where it means more than the status."""
+    code = detail.get("code") if isinstance(detail, Mapping) else None
+    if code == "EXECUTION_TIMEOUT":
+        # The server's own limit has stopped the run in the middle.
+        return Failure.TRANSIENT, Reason.FLOW_TIMEOUT, "the server's own limit for a run"
+    hint = _CODES.get(code) if isinstance(code, str) else None
+    if hint is None:
+        return None
+    available = detail.get("available")
+    if isinstance(available, list) and available:
+        hint = f"{hint} to one of {', '.join(map(str, available))}"
+    return Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED, hint
+
+
+def _binding_hint(detail: Any, inner: str) -> str:
+    """Where the binding is wrong, and not the message: the next message would fare no better."""
+    if "cannot pass a tweak" in inner:
+        return "check spec.flow.tweaks"
+    problems = detail if isinstance(detail, list) else ()
+    kinds = [problem.get("type") for problem in problems if isinstance(problem, Mapping)]
+    if "must be a UUID" in inner:
+        return "spec.flow.id must be a UUID here"
+    if "extra_forbidden" in kinds:
+        return "the server is too old for spec.flow.api; use Run"
+    return ""
 
 
 def _address_hint(answer: Answer) -> str:
     if 300 <= answer.status < 400:
-        where = _without_query(answer.location) or "nowhere"
-        return f"it redirects to {where}: set spec.flow.url to the server itself"
+        return redirect_hint(answer)
     if not answer.is_json:
         kind = answer.content_type or "no content type"
         return f"expected JSON, got {kind}: spec.flow.url must be Langflow's API, not its UI"
     return "check spec.flow.url"
+
+
+def redirect_hint(answer: Answer) -> str:
+    """What to do about a redirect."""
+    where = _without_query(answer.location) or "nowhere"
+    return f"it redirects to {where}: set spec.flow.url to the server itself"
 
 
 def _detail(answer: Answer) -> Any:
@@ -244,29 +305,33 @@ def _detail(answer: Answer) -> Any:
     if not answer.is_json:
         return None
     body = _parsed(answer.body)
-    return body.get("detail") if isinstance(body, Mapping) else None
+    if not isinstance(body, Mapping):
+        return None
+    if body.get("success") is False:
+        return str(body.get("result") or "").removeprefix("Flow execution failed: ")
+    return body.get("detail")
 
 
 def _inner_message(detail: Any) -> str:
     """The sentence within Langflow's `detail`: text, JSON in text, an object, or a list of them."""
     if isinstance(detail, str):
         inner = _parsed(detail) if detail.lstrip().startswith("{") else None
-        return _inner_message(inner) if isinstance(inner, Mapping) else _one_line(detail)
+        return _inner_message(inner) if isinstance(inner, Mapping) else one_line(detail)
     if isinstance(detail, Mapping):
         message = str(detail.get("message") or detail.get("msg") or detail.get("error") or "")
         fields = detail.get("fields")
         named = f" ({', '.join(map(str, fields))})" if isinstance(fields, list) and fields else ""
         place = detail.get("loc")
         path = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        return _one_line(path + message + named)
+        return one_line(path + message + named)
     if isinstance(detail, list):
-        return _one_line("; ".join(filter(None, map(_inner_message, detail))))
+        return one_line("; ".join(filter(None, map(_inner_message, detail))))
     return ""
 
 
 def _plain_body(answer: Answer) -> str:
     """The start of a body that is text for people; pages and unknown JSON say nothing in a line."""
-    return _one_line(answer.body)[:300] if answer.content_type == "text/plain" else ""
+    return one_line(answer.body)[:300] if answer.content_type == "text/plain" else ""
 
 
 def _parsed(text: str) -> Any:
@@ -281,6 +346,7 @@ def _without_query(location: str) -> str:
     return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", location, maxsplit=1)[0])[:200]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` without secrets, line breaks and what is too long for a condition."""
     # Before it is cut: half a secret would not be known again.
     return " ".join(redact(text).split())[:1000]

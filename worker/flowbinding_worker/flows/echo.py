@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from flowbinding_worker.ports import FlowRequest, FlowResult
 
 
@@ -13,6 +15,8 @@ class EchoFlow:
 
     async def run(self, request: FlowRequest) -> FlowResult:
         """The input as the answer."""
+        # A slot goes on with its next message at once: others would have no turn.
+        await asyncio.sleep(0)
         return FlowResult(request.input)
 
     async def close(self) -> None:

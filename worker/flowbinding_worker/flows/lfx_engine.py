@@ -1,10 +1,8 @@
-"""Langflow's engine, lfx, inside this process: the only module that touches it.
+"""Langflow's engine, lfx: the only module that touches it. It runs in processes of its own.
 
 What an embedding program has to know (measured with lfx 1.13.0):
-- Importing it takes 3-6 s and 200 MB; so only workers of Local bindings do, in `load`.
-- Importing it configures structlog for the whole process, and each `arun_flow_from_json` does so
-  again; the worker's own logs would fall silent. So its logger is replaced before anything uses
-  it, and graphs are built from the same parts that `arun_flow_from_json` is made of.
+- Importing it takes 3-6 s and 190 MB, and the first graph another second for what it imports then.
+- Importing it configures structlog for the whole process; and it would log failures, with payloads.
 - It keeps a folder of settings in the home directory, which a Pod cannot write.
 - A `Graph` is for one run: shared or used again it answers with other messages' results, without
   an error.
@@ -27,8 +25,6 @@ from typing import Any
 
 import structlog
 
-from flowbinding_worker.ports import FlowRequest
-
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -39,45 +35,53 @@ class Engine:
         process_tweaks: Applies tweaks to a document's data.
         graph_of: Builds the graph of a document's data; for one run.
         run_graph: Runs a graph.
+        find_missing: Packages that a document's components need and that are not installed.
         tweak_refused: Raised for a tweak of a protected field.
     """
 
     normalize: Callable[[dict[str, Any]], dict[str, Any]]
     process_tweaks: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
-    graph_of: Callable[[dict[str, Any]], Any]
+    graph_of: Callable[..., Any]
     run_graph: Callable[..., Any]
+    find_missing: Callable[[dict[str, Any]], list[str]]
     tweak_refused: type[Exception]
 
-    def build(self, document: dict[str, Any], tweaks: Mapping[str, Any]) -> Any:
-        """A new graph; neither argument is changed."""
-        # Without `stream: False` a chat output would hand out a generator.
-        wanted = {**deepcopy(dict(tweaks)), "stream": False}
-        return self.graph_of(self.process_tweaks(self.normalize(document)["data"], wanted))
+    def build(
+        self, document: dict[str, Any], tweaks: dict[str, Any], variables: Mapping[str, str]
+    ) -> Any:
+        """A new graph; no argument is changed.
 
-    async def run(
-        self,
-        graph: Any,
-        request: FlowRequest,
-        *,
-        input_type: str,
-        output_type: str,
-        output_component: str | None,
-    ) -> dict[str, Any]:
-        """Run a new graph once; the answer has the shape of the server's."""
-        answers = await self.run_graph(
-            graph,
-            request.input,
-            input_type,
-            output_type,
-            session_id=request.session_id,
-            fallback_to_env_vars=True,
-            output_component=output_component,
-        )
+        Args:
+            document: The flow's JSON.
+            tweaks: Overrides of components' fields.
+            variables: Global variables of this run, which go before the environment's.
+        """
+        # Without `stream: False` a chat output would hand out a generator.
+        wanted = {**deepcopy(tweaks), "stream": False}
+        data = self.process_tweaks(self.normalize(document)["data"], wanted)
+        return self.graph_of(data, context={"request_variables": dict(variables)})
+
+    async def run(self, graph: Any, **asked: Any) -> dict[str, Any]:
+        """Run a new graph once; the answer has the shape of the server's.
+
+        Args:
+            graph: From `build`.
+            asked: `input_value`, `session_id`, `input_type`, `output_type`, `output_component`.
+        """
+        answers = await self.run_graph(graph, **asked, fallback_to_env_vars=True)
         return {"outputs": [answer.model_dump(mode="json") for answer in answers]}
+
+    def packages(self, document: dict[str, Any]) -> list[str]:
+        """What has to be installed for a flow, as far as its components' code tells."""
+        try:
+            return self.find_missing(document)
+        # It only guesses, and must not hide the failure that has led here.
+        except Exception:  # noqa: BLE001
+            return []
 
 
 def load() -> Engine:
-    """Import lfx; to be called in a thread.
+    """Import lfx, and what it imports with its first graph.
 
     Raises:
         ImportError: When lfx or something that it needs is not installed.
@@ -87,17 +91,25 @@ def load() -> Engine:
         # Pydantic's deprecations in lfx's own classes.
         warnings.simplefilter("ignore")
         _silence()
+        from lfx.components.input_output import ChatInput, ChatOutput
         from lfx.exceptions.tweaks import TweakRefusedError
         from lfx.graph.graph.base import Graph
         from lfx.processing.process import process_tweaks, run_graph
         from lfx.utils.flow_code import normalize_code_for_import
-    return Engine(
+        from lfx.utils.flow_requirements import find_missing_dependencies
+    engine = Engine(
         normalize=normalize_code_for_import,
         process_tweaks=process_tweaks,
         graph_of=Graph.from_payload,
         run_graph=run_graph,
+        find_missing=find_missing_dependencies,
         tweak_refused=TweakRefusedError,
     )
+    question: Any = ChatInput(_id="ChatInput-warm")
+    answer: Any = ChatOutput(_id="ChatOutput-warm")
+    answer.set(input_value=question.message_response)
+    engine.build(dict(Graph(question, answer).dump(name="warm")), {}, {})
+    return engine
 
 
 def _prepare_environment() -> None:
@@ -111,10 +123,8 @@ def _prepare_environment() -> None:
 
 
 def _silence() -> None:
-    """Replace lfx's logger before its modules take it.
-
-    Failures reach the worker as exceptions; lfx would log them as well, with payloads.
-    """
+    """Replace lfx's logger before its modules take it: failures reach the worker by themselves."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with _structlog_untouched():
         import lfx.log.logger  # noqa: F401 - `lfx.log.logger` as an attribute is the logger itself
     level = structlog.make_filtering_bound_logger(logging.CRITICAL)

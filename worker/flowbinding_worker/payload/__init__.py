@@ -8,25 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from flowbinding_api import FlowBinding
-from flowbinding_api.spec import Envelope
+from flowbinding_api.flow import Backend
 from flowbinding_api.templates import environment
-from flowbinding_worker.payload.answer import as_data
 from flowbinding_worker.payload.decode import decode
-from flowbinding_worker.payload.output import (
-    OutputKey,
-    cloud_event,
-    data_or_text,
-    default_value,
-    encode,
-    report,
-)
+from flowbinding_worker.payload.http import HttpTemplates
 from flowbinding_worker.payload.render import (
     NativeTemplate,
     TextTemplate,
     compile_tweaks,
     render_tweaks,
 )
-from flowbinding_worker.ports import FlowRequest, FlowResult, Record
+from flowbinding_worker.payload.results import Results
+from flowbinding_worker.ports import FlowRequest, FlowResult, Record, Written
 
 __all__ = ["Payload", "request_id"]
 
@@ -46,7 +39,6 @@ class Payload:
     def __init__(self, binding: FlowBinding) -> None:
         spec = binding.spec
         env = environment()
-        self._binding = binding
         self._names = {"name": binding.metadata.name, "namespace": binding.metadata.namespace}
         self._format = spec.source.format
         self._filter = (
@@ -57,11 +49,8 @@ class Payload:
         self._input = TextTemplate(env, "spec.flow.input", spec.flow.input)
         self._session = TextTemplate(env, "spec.flow.sessionId", spec.flow.session_id)
         self._tweaks = compile_tweaks(env, "spec.flow.tweaks", spec.flow.tweaks)
-        self._key = OutputKey(env, spec.output.key if spec.output else "{{ key }}")
-        value = spec.output.value if spec.output else None
-        self._value = TextTemplate(env, "spec.output.value", value) if value is not None else None
-        self._envelope = spec.output.envelope if spec.output else Envelope.NONE
-        self._topic = spec.output.topic if spec.output else ""
+        self._http = HttpTemplates(env, spec.flow) if spec.flow.backend is Backend.HTTP else None
+        self._results = Results(env, binding, spec.output) if spec.output is not None else None
 
     def request(self, record: Record) -> FlowRequest | None:
         """Render the run of one message.
@@ -78,43 +67,26 @@ class Payload:
             return None
         identity = request_id(record)
         session = self._session.render(variables)
+        # A blank session would make Langflow fall back to one session for the whole flow.
+        session = session if session.strip() else identity
+        text = self._input.render(variables)
         return FlowRequest(
             request_id=identity,
-            input=self._input.render(variables),
-            # A blank session would make Langflow fall back to one session for the whole flow.
-            session_id=session if session.strip() else identity,
+            input=text,
+            session_id=session,
             tweaks=render_tweaks(self._tweaks, variables),
+            http=self._http.render(variables, text, session) if self._http else None,
         )
 
-    def output(
-        self, record: Record, request: FlowRequest, result: FlowResult
-    ) -> tuple[bytes | None, bytes]:
-        """Key and value of the result's record.
-
-        `result` in templates, and in the default value, is the answer's data where the answer is
-        data or text that holds a JSON object or array (see `as_data`), else the text itself.
+    def output(self, record: Record, request: FlowRequest, result: FlowResult) -> Written:
+        """Key, value and topic of a result, if the binding has an output; see `Results.written`.
 
         Raises:
             ProcessingError: As for `request`.
         """
-        answer = as_data(result.value)
-        if self._value is None and self._key.passes_through:
-            return record.key, self._wrapped(record, request, answer)
-        variables = {**self._variables(record), "result": answer}
-        key = self._key.render(record, variables)
-        if self._value is None:
-            return key, self._wrapped(record, request, answer)
-        text = self._value.render(variables)
-        if self._envelope is Envelope.NONE:
-            return key, encode("spec.output.value", text)
-        return key, self._wrapped(record, request, data_or_text(text))
-
-    def _wrapped(self, record: Record, request: FlowRequest, content: Any) -> bytes:
-        if self._envelope is Envelope.REPORT:
-            return report(self._binding, self._topic, record, content)
-        if self._envelope is Envelope.CLOUD_EVENTS:
-            return cloud_event(self._binding, record, content)
-        return default_value(self._binding, record, request, content)
+        if self._results is None:
+            raise TypeError("the binding has no output")
+        return self._results.written(record, request, result, self._variables)
 
     def _variables(self, record: Record) -> dict[str, Any]:
         return decode(record, self._format, self._names)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flowbinding_worker.payload.decode import strict_json
+from flowbinding_worker.payload.strict import strict_json
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(?P<body>.*)\r?\n?```", re.DOTALL)
 

@@ -5,6 +5,7 @@ text       the bytes as text; "" for a null value, base64 for format Bytes
 key        text, or None for a null key; bytes that are not UTF-8 are escaped
 headers    dict of text, the last one wins; None for a null header
 topic, partition, offset
+event      what the envelope says: a CloudEvent's attributes, a report's other members; else None
 timestamp  when the message was produced, as ISO 8601 text in UTC with milliseconds
 binding    {name, namespace}
 """
@@ -12,13 +13,14 @@ binding    {name, namespace}
 from __future__ import annotations
 
 import base64
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowbinding_api.spec import Format
+from flowbinding_worker.payload import events
+from flowbinding_worker.payload.strict import strict_json
 from flowbinding_worker.ports import Failure, ProcessingError, Record, Stage
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,12 +32,14 @@ def decode(record: Record, format: Format, binding: Mapping[str, str]) -> dict[s
     Raises:
         ProcessingError: POISON with reason DecodeFailed, when the bytes do not fit the format.
     """
-    value, text = _value(record.value, format)
+    headers = {name: _lenient(content) for name, content in record.headers}
+    value, text, event = _content(record.value, headers, format)
     return {
         "value": value,
         "text": text,
+        "event": event,
         "key": key_text(record),
-        "headers": {name: _lenient(content) for name, content in record.headers},
+        "headers": headers,
         "topic": record.partition.topic,
         "partition": record.partition.partition,
         "offset": record.offset,
@@ -61,16 +65,26 @@ def iso_timestamp(milliseconds: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def strict_json(text: str) -> Any:
-    """Parse JSON as the standard has it: no NaN, no Infinity, no numbers beyond a double.
+def _content(
+    raw: bytes | None, headers: Mapping[str, str | None], format: Format
+) -> tuple[Any, str, Mapping[str, Any] | None]:
+    if format is Format.REPORT:
+        return _enveloped(events.report, raw)
+    names = {name.lower(): content for name, content in headers.items()} if headers else headers
+    if format is Format.CLOUD_EVENTS:
+        return _enveloped(events.cloud_event, raw, names)
+    if format is Format.AUTO and names and events.declared(names):
+        # Auto refuses nothing that can be read in another way.
+        with suppress(ValueError):
+            return events.cloud_event(raw, names)
+    return *_value(raw, format), None
 
-    Raises:
-        ValueError: When it is not JSON, or is nested too deeply.
-    """
+
+def _enveloped(read: Callable[..., events.Content], *given: Any) -> events.Content:
     try:
-        return _STRICT.decode(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        return read(*given)
+    except ValueError as error:
+        raise _failed(str(error)) from None
 
 
 def _value(raw: bytes | None, format: Format) -> tuple[Any, str]:
@@ -102,17 +116,3 @@ def _failed(message: str) -> ProcessingError:
 
 def _lenient(raw: bytes | None) -> str | None:
     return None if raw is None else raw.decode("utf-8", "backslashreplace")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits[:32]} is too large for a number")
-    return number
-
-
-_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -11,14 +11,14 @@ from flowbinding_api import FlowBinding
 from flowbinding_api.binding import API_VERSION
 from flowbinding_api.flow import Flow
 from flowbinding_api.templates import Environment
-from flowbinding_worker.payload.decode import iso_timestamp, key_text, strict_json
+from flowbinding_worker.payload.decode import iso_timestamp, key_text
 from flowbinding_worker.payload.render import NativeTemplate, TextTemplate, single_expression
+from flowbinding_worker.payload.strict import strict_json
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError, Record, Stage
 
 EVENT_TYPE = "io.flowbinding.result"
 """Type of the CloudEvents that carry results."""
 
-_FIELD = "spec.output.key"
 _COMPACT = (",", ":")
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=_COMPACT, allow_nan=False)
 
@@ -28,14 +28,20 @@ class OutputKey:
 
     `{{ key }}` passes the record's own bytes through, null included, whether or not they are text.
     Any other single expression that gives None makes a null key.
+
+    Args:
+        env: The sandbox.
+        field: Path of the field, for messages.
+        text: A template that parses.
     """
 
-    def __init__(self, env: Environment, text: str) -> None:
+    def __init__(self, env: Environment, field: str, text: str) -> None:
+        self._field = field
         expression = single_expression(env, text)
-        native = NativeTemplate(env, _FIELD, expression) if expression is not None else None
+        native = NativeTemplate(env, field, expression) if expression is not None else None
         self.passes_through = native is not None and native.name == "key"
         self._native = native
-        self._text = TextTemplate(env, _FIELD, text.strip() if native else text)
+        self._text = TextTemplate(env, field, text.strip() if native else text)
 
     def render(self, record: Record, variables: dict[str, Any]) -> bytes | None:
         """The key's bytes for one message."""
@@ -43,7 +49,7 @@ class OutputKey:
             return record.key
         if self._native is not None and self._native.render(variables) is None:
             return None
-        return encode(_FIELD, self._text.render(variables))
+        return encode(self._field, self._text.render(variables))
 
 
 def default_value(binding: FlowBinding, record: Record, request: FlowRequest, answer: Any) -> bytes:
@@ -139,6 +145,19 @@ def encode(field: str, text: str) -> bytes:
 
 
 def _json(value: Any) -> bytes:
+    try:
+        return _encoded(value)
+    except (RecursionError, ValueError) as error:
+        deep = isinstance(error, RecursionError)
+        raise ProcessingError(
+            f"the result cannot be written as JSON: {'nested too deeply' if deep else error}",
+            failure=Failure.POISON,
+            stage=Stage.OUTPUT,
+            reason="ResultNotJson",
+        ) from None
+
+
+def _encoded(value: Any) -> bytes:
     try:
         text = _JSON.encode(value)
     except ValueError:

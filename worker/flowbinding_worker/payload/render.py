@@ -146,7 +146,8 @@ def render_tweaks(compiled: Any, variables: Variables) -> Any:
 
 def _context(template: Template, variables: Variables) -> Context:
     """As `Template.new_context` makes it, which takes its time to walk a chain of globals."""
-    return template.new_context({**template.environment.globals, **variables}, shared=True)
+    env = template.environment
+    return Context(env, {**env.globals, **variables}, template.name, template.blocks)
 
 
 def _constant(template: nodes.Template) -> str | None:

@@ -1,0 +1,82 @@
+"""A schedule: its CronJob, runs by hand, what they leave behind; topics that the operator makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+import kafkaio
+from e2e.cluster import Namespace, eventually
+from manifests import manifest
+from testbed import Testbed
+
+pytestmark = pytest.mark.timeout(240)
+
+NEVER = {"cron": "0 0 1 1 *", "value": {"message": "good morning"}}
+
+
+def flowbinding(
+    bed: Testbed, namespace: Namespace, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flowbinding_cli", *arguments, "-n", namespace.name],
+        env={**os.environ, "KUBECONFIG": str(bed.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+async def test_a_schedule_runs_by_hand_and_its_failure_heals(
+    operator: Testbed, namespace: Namespace
+) -> None:
+    output = f"runs-{uuid.uuid4().hex[:8]}"
+    binding = manifest(
+        {"metadata": {"name": "nightly"}},
+        source={"schedule": NEVER},
+        flow={"backend": "Echo", "input": "{{ value.today }}"},
+        output={"topic": output},
+        provisioning={"create": True, "partitions": 2, "replicationFactor": 1},
+        retry={"maxAttempts": 1},
+    )
+    del binding["spec"]["source"]["topic"]
+    namespace.apply(binding)
+    await namespace.has_condition("nightly", "Ready", "True", "Ready")
+    assert namespace.condition("nightly", "TopicAvailable") == ("True", "TopicFound")
+    assert namespace.get("cronjob", "nightly-worker")["spec"]["schedule"] == "0 0 1 1 *"
+    assert namespace.get("deploy", "nightly-worker") == {}
+
+    bad = flowbinding(operator, namespace, "run", "nightly")
+    assert bad.returncode == 1, bad.stderr
+    assert bad.stdout.startswith("Failed: TemplateFailed: spec.flow.input line 1")
+    await namespace.has_condition("nightly", "Degraded", "True", "RunFailed")
+    found = namespace.status("nightly")["conditions"][0]
+    assert "TemplateFailed: spec.flow.input line 1" in found["message"]
+
+    good = flowbinding(operator, namespace, "run", "nightly", "--value", '{"today": "now"}')
+    assert good.returncode == 0, good.stderr
+    assert good.stdout == "Succeeded\n"
+    assert "run ended" in good.stderr
+    (record,) = await kafkaio.read_until(operator.bootstrap, output, 1)
+    result = json.loads(record.value)
+    assert result["result"] == "now"
+    assert result["source"]["topic"] == f"{namespace.name}.nightly"
+    await namespace.has_condition("nightly", "Ready", "True", "Ready")
+    assert namespace.status("nightly")["reason"] == "RunSucceeded"
+
+    binding["spec"]["source"] = {"topic": output + ".in"}
+    namespace.apply(binding)
+    await eventually("a Deployment", lambda: namespace.get("deploy", "nightly-worker"))
+    await eventually(
+        "no CronJob", lambda: not namespace.get("cronjob", "nightly-worker").get("spec")
+    )
+    await namespace.has_condition("nightly", "Ready", "True", "Ready")
+    refused = flowbinding(operator, namespace, "run", "nightly")
+    assert refused.returncode == 1
+    assert "has no schedule" in refused.stderr

@@ -1,0 +1,1 @@
+"""A fleet of bindings on the testbed: what the operator costs, and how fast it is."""

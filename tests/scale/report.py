@@ -1,0 +1,123 @@
+"""Tables: on the terminal, and in RESULTS.md."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from scale.measure import Phase, Result
+from testbed.paths import PROJECT
+
+RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
+BEGIN, END = "<!-- fleet: made by `make scale` -->", "<!-- /fleet -->"
+MIB = 1024**2
+DAY = 86_400
+COLUMNS = (
+    *("Bindings", "Phase", "seconds", "CPU", "RSS MiB", "API writes/s", "seen by the API server"),
+    *("Kafka requests/s", "tick p50", "tick p99", "loop late p99"),
+)
+LEGEND = """\
+Bindings that share topics of 6 partitions on one broker, on the testbed's real API server; worker
+Pods are there but run nothing. The operator polls Kafka every 2 s. Cold start: from its
+Deployment's scale-up, Pod start included, until nothing is left to write. Idle: nothing arrives.
+Burst: 600 messages into each topic of a tenth of the bindings; the time is until the last of them
+asks for its final number. Soak: bursts, one after the other, each done and slept after. CPU: of one
+core. Ticks, and how late the event loop is, are upper bounds of the histograms' buckets. Writes do
+not count the Lease's."""
+
+
+def cells(result: Result, phase: Phase) -> list[str]:
+    """A phase's cells, in the order of `COLUMNS`."""
+    return [
+        *(f"{result.bindings:,}", phase.name, f"{phase.seconds:.0f}", f"{phase.cpu:.1%}"),
+        *(f"{phase.rss / MIB:.0f}", f"{phase.own_writes:.2f}", f"{phase.seen_writes:.2f}"),
+        *(f"{phase.kafka:.2f}", *(_milliseconds(tick) for tick in phase.ticks)),
+        _milliseconds(phase.late),
+    ]
+
+
+def table(results: Sequence[Result]) -> Table:
+    """For the terminal."""
+    shown = Table(*COLUMNS)
+    for result in results:
+        for phase in result.phases:
+            shown.add_row(*cells(result, phase))
+    return shown
+
+
+def sentences(result: Result) -> list[str]:
+    """The figures that are no rows."""
+    said = [
+        f"{result.bindings:,} bindings on {result.topics:,} topics: all Deployments applied"
+        f" {result.applied:.1f} s after the operator's start, all Ready after {result.ready:.1f} s;"
+        f" a burst for {result.burst_of:,} of them: all scaled {result.scaled:.1f} s after its"
+        f" last message; resident memory at most {result.peak / MIB:.0f} MiB."
+    ]
+    found = result.rss_growth
+    if result.cycles:
+        said.append(
+            f"Soak of {result.soak_seconds / 60:.0f} min, {result.cycles} bursts:"
+            + (
+                " too short to tell growth."
+                if found is None
+                else f" memory grew by {found.slope * DAY / MIB:+.1f} MiB a day, 95 % sure to be"
+                f" between {found.low * DAY / MIB:+.1f} and {found.high * DAY / MIB:+.1f}, if it"
+                " went on as in the last three quarters."
+            )
+        )
+    return said
+
+
+def misses(result: Result) -> list[str]:
+    """Aims that were missed, for 1,000 bindings."""
+    idle = next(item for item in result.phases if item.name == "idle")
+    ticks = [item.ticks[1] for item in result.phases if item.ticks[1] is not None]
+    found = {
+        f"cold start {result.applied:.1f} s > 60 s": result.applied > 60,
+        f"tick p99 {max(ticks, default=0):g} s > 1 s": max(ticks, default=0) > 1,
+        f"RSS {result.peak / MIB:.0f} MiB > 400 MiB": result.peak > 400 * MIB,
+        f"idle {idle.seen_writes:.2f} API writes/s": idle.own_writes > 0 or idle.seen_writes > 0,
+        f"idle {idle.kafka:.2f} Kafka requests/s > 1": idle.kafka > 1,
+    }
+    return [text for text, missed in found.items() if missed]
+
+
+def section(results: Sequence[Result], command: str) -> str:
+    """The fleet's section of RESULTS.md."""
+    rows = [list(COLUMNS), ["---"] * len(COLUMNS)]
+    rows += [cells(result, phase) for result in results for phase in result.phases]
+    said = [f"- {line}" for result in results for line in sentences(result)]
+    for result in results:
+        missed = "; ".join(misses(result)) or "none"
+        said.append(f"- Aims of 1,000 bindings that {result.bindings:,} miss: {missed}.")
+    lines = [
+        *(BEGIN, "## Fleet", "", f"Command: `{command}`", ""),
+        f"- {machine()}",
+        *("", LEGEND, ""),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        *("", *said, END),
+    ]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Where it was measured."""
+    text = Path("/proc/cpuinfo").read_text()
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return f"{len(models)} CPUs, {models[0] if models else '?'}, Python {platform.python_version()}"
+
+
+def write(path: Path, text: str) -> None:
+    """Put the section in its place in the file, or at its end."""
+    old = path.read_text() if path.exists() else "# Benchmarks\n"
+    before, begin, rest = old.partition(BEGIN)
+    after = rest.partition(END)[2] if begin else "\n"
+    gap = "" if begin else "\n"
+    path.write_text(f"{before}{gap}{text}{after}")
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"≤ {seconds * 1000:g} ms"

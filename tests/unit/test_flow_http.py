@@ -1,0 +1,449 @@
+"""The HTTP backend without a preset: what is sent, and what is made of what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from flow_http_stand_ins import serving
+from flowbinding_api import parse_binding
+from flowbinding_api.flow import Flow
+from flowbinding_api.flow_http import Http
+from flowbinding_api.presets import resolved
+from flowbinding_api.templates import environment
+from flowbinding_worker.files import Files
+from flowbinding_worker.flows.classify import Answer
+from flowbinding_worker.flows.http import HttpFlow
+from flowbinding_worker.flows.http_answer import read, resolve
+from flowbinding_worker.payload import Payload
+from flowbinding_worker.payload.http import HttpTemplates
+from flowbinding_worker.ports import Failure, FlowRequest, Partition, ProcessingError, Record
+from manifests import manifest
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+KEY = "sk-secret-of-http"
+PATH = HttpTemplates(
+    environment(),
+    Flow.model_validate(
+        {"backend": "HTTP", "url": "http://f", "http": {"path": "/a/{{ value }}/b"}}
+    ),
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "key").write_text(KEY + "\n")
+    return Files(secrets=tmp_path)
+
+
+def record(value: Any, key: bytes | None = b"k-1", topic: str = "in") -> Record:
+    return Record(Partition(topic, 0), 7, key, json.dumps(value).encode(), (), 0)
+
+
+def rendered(
+    http: Mapping[str, Any], value: Any = NOTHING, key: bytes | None = b"k-1", **flow: Any
+) -> FlowRequest:
+    """The request that a worker makes of one message."""
+    fields = {"backend": "HTTP", "url": "http://scores", "http": http, "input": "hi", **flow}
+    request = Payload(parse_binding(manifest(flow=fields))).request(record(dict(value), key))
+    assert request is not None
+    return request
+
+
+def poisoned(*args: Any, **fields: Any) -> str:
+    with pytest.raises(ProcessingError) as raised:
+        rendered(*args, **fields)
+    assert (raised.value.failure, raised.value.reason) == (Failure.POISON, "TemplateFailed")
+    return str(raised.value)
+
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client(files: Files, handler: Handler, **fields: Any) -> HttpFlow:
+    flow = Flow.model_validate({"backend": "HTTP", "url": "http://scores", **fields})
+    return HttpFlow(flow, files, slots=2, transport=httpx.MockTransport(handler))
+
+
+async def sent(files: Files, request: FlowRequest, **fields: Any) -> httpx.Request:
+    """What reaches the server."""
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"ok": True})
+
+    flow = client(files, handler, **fields)
+    await flow.start()
+    await flow.run(request)
+    await flow.close()
+    (request_,) = seen
+    return request_
+
+
+async def test_nothing_but_an_address(files: Files) -> None:
+    request = await sent(files, rendered({}), url="http://scores/run?v=1")
+    assert (request.method, str(request.url)) == ("POST", "http://scores/run?v=1")
+    assert json.loads(request.content) == {"input": "hi", "session": "k-1"}
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-request-id"] == "in-0-7"
+
+
+async def test_all_that_can_be_said(files: Files) -> None:
+    http = {
+        "method": "PUT",
+        "path": "/v2/{{ value.kind }}/{{ flow }}?user={{ key }}&x=a%20b",
+        "headers": {"X-Key": "{{ key }}", "content-type": "application/vnd.score+json"},
+        "body": {
+            "n": "{{ value.n }}",
+            "text": "{{ input }} {{ session }}",
+            "list": ["{{ value.tags }}", 1, {"deep": "{{ offset }}"}],
+        },
+    }
+    value = {"kind": "a/b c", "n": 2.5, "tags": ["x"]}
+    request = await sent(
+        files, rendered(http, value, b"k&1", id="m:1"), url="http://scores/api?v=1", http=http
+    )
+    assert request.method == "PUT"
+    assert request.url.raw_path == b"/api/v2/a%2Fb%20c/m%3A1?v=1&user=k%261&x=a%20b"
+    assert request.headers["x-key"] == "k&1"
+    assert request.headers.get_list("content-type") == ["application/vnd.score+json"]
+    assert json.loads(request.content) == {
+        "n": 2.5,
+        "text": "hi k&1",
+        "list": [["x"], 1, {"deep": 7}],
+    }
+
+
+def test_null_is_a_value_in_a_body_on_its_way_to_the_worker() -> None:
+    document = manifest(flow={"backend": "HTTP", "url": "http://scores"})
+    document["spec"]["flow"]["http"] = {"body": {"user": None, "deep": {"a": [None]}}}
+    resolved_binding = parse_binding(parse_binding(document).document())
+    request = Payload(resolved_binding).request(record({"message": "hi"}))
+    assert request is not None
+    assert request.http is not None
+    assert request.http.body == {"user": None, "deep": {"a": [None]}}
+
+
+async def test_a_method_without_a_body(files: Files) -> None:
+    http = {"method": "GET", "path": "/scores/{{ key }}"}
+    request = await sent(files, rendered(http), http=http)
+    assert (request.method, request.content) == ("GET", b"")
+    assert "content-type" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/a/{{ value.x }}", "/a/%2Fetc%2Fp%3Fa%23b%C3%A9%25"),
+        ("/a/{{ value.x | safe }}", "/a//etc/p?a#bé%"),
+        ("/a/{{ value.x ~ '/' }}", "/a/%2Fetc%2Fp%3Fa%23b%C3%A9%25%2F"),
+        ("/a/{% if value.n %}{{ value.n }}{% endif %}", "/a/5"),
+        ("/a/{{ value.t }}/{{ value.none }}", "/a/true/"),
+        ("/a/{{ value.list }}", "/a/%5B1%5D"),
+        ("/a/{{ value.x if value.n > 9 else value.n }}", "/a/5"),
+        ("{# nothing #}", ""),
+    ],
+)
+def test_what_expressions_give_stays_in_its_segment(template: str, path: str) -> None:
+    value = {"x": "/etc/p?a#bé%", "n": 5, "t": True, "none": None, "list": [1]}
+    parts = rendered({"path": template}, value).http
+    assert parts is not None
+    assert parts.path == path
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_value_makes_one_segment_and_comes_out_again(text: str) -> None:
+    assume(text not in (".", ".."))
+    parts = PATH.render({"value": text}, "", "")
+    before, segment, after = parts.path.removeprefix("/").split("/")
+    assert (before, urllib.parse.unquote(segment), after) == ("a", text, "b")
+    assert parts.path.isascii()
+
+
+@pytest.mark.parametrize("key", [b"..", b"."])
+def test_a_key_does_not_lead_to_another_resource(key: bytes) -> None:
+    assert "another resource" in poisoned({"path": "/a/{{ key }}/b"}, key=key)
+
+
+@pytest.mark.parametrize("value", ["a\nSet: b", "a\x00", "é"])
+def test_a_header_that_cannot_be(value: str) -> None:
+    said = poisoned({"headers": {"X-Name": "{{ value.x }}"}}, {"x": value})
+    assert said == "spec.flow.http.headers.X-Name: gives characters that no header can carry"
+
+
+@pytest.mark.parametrize(
+    ("http", "field"),
+    [
+        ({"path": "/{{ value.gone }}"}, "spec.flow.http.path line 1"),
+        ({"headers": {"X-A": "{{ value.gone }}"}}, "spec.flow.http.headers.X-A line 1"),
+        ({"body": {"a": ["{{ value.gone }}"]}}, "spec.flow.http.body.a[0] line 1"),
+        ({"path": "/{{ flow }}"}, "spec.flow.http.path line 1"),
+    ],
+)
+def test_a_template_that_fails_names_its_field(http: dict[str, Any], field: str) -> None:
+    assert poisoned(http).startswith(field)
+
+
+async def test_what_is_no_json_is_not_sent(files: Files) -> None:
+    http = {"body": {"n": "{{ value.n * 1e308 }}"}}
+    flow = client(files, lambda _: pytest.fail("nothing may be sent"), http=http)
+    with pytest.raises(ProcessingError, match=r"spec\.flow\.http\.body: not JSON data") as raised:
+        await flow.run(rendered(http, {"n": 1e308}))
+    assert raised.value.failure is Failure.POISON
+
+
+async def test_a_path_that_no_url_can_have_is_not_sent(files: Files) -> None:
+    http = {"path": "/{{ value.x | safe }}"}
+    flow = client(files, lambda _: pytest.fail("nothing may be sent"), http=http)
+    with pytest.raises(ProcessingError, match=r"spec\.flow\.http\.path") as raised:
+        await flow.run(rendered(http, {"x": "a#b"}))
+    assert raised.value.failure is Failure.POISON
+
+
+def answered(
+    http: Mapping[str, Any], body: Any, status: int = 200, kind: str = "application/json"
+) -> Any:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return read(resolved(Http.model_validate(http), ""), Answer(status, kind, text), now=NOW).value
+
+
+def failed(*args: Any, **fields: Any) -> ProcessingError:
+    with pytest.raises(ProcessingError) as raised:
+        answered(*args, **fields)
+    return raised.value
+
+
+def test_without_a_pointer_all_of_the_answer_counts() -> None:
+    assert answered({}, {"a": [1]}) == {"a": [1]}
+    assert answered({}, '"text"') == "text"
+    assert answered({}, "text", kind="text/plain") == "text"
+    assert answered({}, "", status=204, kind="") == ""
+
+
+def test_json_that_does_not_say_so_is_read_where_a_pointer_asks_for_it() -> None:
+    assert answered({"text": "/a"}, {"a": 1}, kind="text/plain") == 1
+    assert answered({}, '{"a": 1}', kind="text/plain") == '{"a": 1}'
+
+
+@pytest.mark.parametrize("http", [{"text": "/a"}, {"status": "/s", "success": ["ok"]}])
+def test_an_answer_that_is_no_json_where_json_is_needed(http: dict[str, Any]) -> None:
+    error = failed(http, "<html>login</html>", kind="text/html")
+    assert (error.failure, error.reason) == (Failure.CONFIGURATION, "FlowMisconfigured")
+    assert "answered 200 with text/html, 18 characters" in str(error)
+    assert str(error).startswith(f"spec.flow.http.{next(iter(http))} needs JSON")
+
+
+def test_broken_json_is_poison() -> None:
+    error = failed({}, "{")
+    assert (error.failure, error.reason) == (Failure.POISON, "AnswerInvalid")
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ({"b": 1, "c": 2}, "an object with b, c"),
+        ({"a": None}, "an object with a"),
+        ([1], "a list of 1"),
+        ("1", "a value of type int"),
+    ],
+)
+def test_no_answer_at_the_pointer_is_that_messages_problem(body: Any, shape: str) -> None:
+    error = failed({"text": "/a"}, body)
+    assert (error.failure, error.reason, error.ran) == (Failure.POISON, "NoAnswer", True)
+    assert str(error) == f"spec.flow.http.text: nothing at /a of the answer, {shape}"
+
+
+STATUS = {"status": "/state", "success": ["done", "true", "0"], "error": "/why", "text": "/out"}
+
+
+@pytest.mark.parametrize("state", ["done", True, 0])
+def test_a_status_that_means_success(state: Any) -> None:
+    # With a status, a message beside it is no failure.
+    assert answered(STATUS, {"state": state, "out": "x", "why": "no reason"}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"state": "failed", "why": "node 3: boom"}, "the run failed: node 3: boom"),
+        ({"state": "failed"}, "the run failed: /state is failed"),
+        ({"state": False}, "the run failed: /state is false"),
+        ({}, "the run failed: /state is nothing"),
+    ],
+)
+def test_any_other_status_is_a_failed_run(body: dict[str, Any], said: str) -> None:
+    error = failed(STATUS, body)
+    assert (error.failure, error.reason, error.ran) == (Failure.TRANSIENT, "FlowFailing", True)
+    assert str(error) == said
+
+
+def test_a_failed_run_that_is_a_limit_in_disguise() -> None:
+    body = {"state": "failed", "why": "Rate limit reached, please try again in 2s"}
+    error = failed(STATUS, body)
+    assert (error.failure, error.retry_after_seconds) == (Failure.THROTTLE, 2.0)
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}, [], False])
+def test_an_error_that_is_none(nothing: Any) -> None:
+    assert answered({"error": "/error", "text": "/a"}, {"error": nothing, "a": "x"}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "reason"),
+    [
+        (302, Failure.CONFIGURATION, "FlowMisconfigured"),
+        (400, Failure.POISON, "RequestRefused"),
+        (401, Failure.CONFIGURATION, "FlowUnauthorized"),
+        (403, Failure.CONFIGURATION, "FlowUnauthorized"),
+        (404, Failure.CONFIGURATION, "FlowNotFound"),
+        (405, Failure.CONFIGURATION, "FlowMisconfigured"),
+        (408, Failure.TRANSIENT, "FlowFailing"),
+        (413, Failure.POISON, "RequestRefused"),
+        (422, Failure.POISON, "RequestRefused"),
+        (429, Failure.THROTTLE, "FlowThrottled"),
+        (500, Failure.TRANSIENT, "FlowFailing"),
+        (502, Failure.TRANSIENT, "FlowUnreachable"),
+        (503, Failure.THROTTLE, "FlowThrottled"),
+        (504, Failure.TRANSIENT, "FlowUnreachable"),
+        (529, Failure.THROTTLE, "FlowThrottled"),
+    ],
+)
+def test_statuses(status: int, failure: Failure, reason: str) -> None:
+    error = failed({}, {"message": "said so"}, status=status)
+    assert (error.failure, error.reason, error.status) == (failure, reason, status)
+    assert str(error).startswith(f"the server answered {status}: said so")
+    # A gateway that has waited long enough does not know what became of the run.
+    assert error.outcome_unknown is (status == 504)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        ({"error": "not good"}, "application/json", ": not good"),
+        ({"error": {"code": 5, "message": "deep"}}, "application/json", ": deep"),
+        ({"detail": [{"msg": "one"}, {"msg": "two"}]}, "application/json", ": one; two"),
+        ({"error": "BadRequest", "message": "why"}, "application/json", ": BadRequest: why"),
+        ("plain words\nin lines", "text/plain", ": plain words in lines"),
+        ("<html>page</html>", "text/html", ""),
+        ("{", "application/json", ""),
+        ({"x": 1}, "application/json", ': {"x": 1}'),
+    ],
+)
+def test_what_the_server_says(body: Any, kind: str, said: str) -> None:
+    assert str(failed({}, body, status=400, kind=kind)) == f"the server answered 400{said}"
+
+
+def test_where_the_binding_says_the_message_is() -> None:
+    body = {"message": "no", "fault": {"text": "here"}}
+    error = failed({"error": "/fault/text"}, body, status=500)
+    assert str(error) == "the server answered 500: here"
+
+
+def test_a_redirect_says_where_to() -> None:
+    answer = Answer(302, "text/html", "", location="https://sso.example/login?token=x")
+    with pytest.raises(ProcessingError, match=r"redirects to https://sso\.example/login: set") as e:
+        read(resolved(None, ""), answer, now=NOW)
+    assert "token" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value"),
+    [
+        ("", {"a/b": {"~": [10, 20]}, "": 0}),
+        ("/", 0),
+        ("/a~1b/~0/0", 10),
+        ("/a~1b/~0/-1", 20),
+    ],
+)
+def test_pointers(pointer: str, value: Any) -> None:
+    assert resolve({"a/b": {"~": [10, 20]}, "": 0}, pointer) == value
+
+
+@pytest.mark.parametrize(
+    "pointer", ["/l/2", "/l/-3", "/l/01", "/l/-", "/l/a", "/l/0/x", "/x", "/l/-0"]
+)
+def test_pointers_to_nothing(pointer: str) -> None:
+    assert failed({"text": pointer}, {"l": [1, 2]}).reason == "NoAnswer"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def places(document: Any, pointer: str = "") -> list[tuple[str, Any]]:
+    found = [(pointer, document)]
+    items: Any = ()
+    if isinstance(document, dict):
+        items = document.items()
+    elif isinstance(document, list):
+        items = enumerate(document)
+    for name, inner in items:
+        escaped = str(name).replace("~", "~0").replace("/", "~1")
+        found += places(inner, f"{pointer}/{escaped}")
+    return found
+
+
+@given(json_values)
+def test_every_place_of_a_document_has_a_pointer(document: Any) -> None:
+    for pointer, value in places(document):
+        assert resolve(document, pointer) is value
+
+
+@given(json_values, st.text("/~01-a", max_size=12))
+def test_no_pointer_breaks_on_any_document(document: Any, pointer: str) -> None:
+    resolve(document, pointer)
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[str]:
+    """A server that answers with the path as it came over the wire, and hangs when asked to."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.path == "/hang":
+            await asyncio.Event().wait()
+        parts = request.raw_path.partition("?")[0].split("/")
+        path = [urllib.parse.unquote(part) for part in parts]
+        return web.json_response({"path": path, "query": dict(request.query)})
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/{any:.*}", handle)])
+    async with serving(app) as url:
+        yield url
+
+
+async def test_a_value_arrives_in_its_segment_and_in_its_parameter(files: Files, echo: str) -> None:
+    http = {"path": "/x/{{ key }}/y?q={{ key }}&r=1"}
+    flow = HttpFlow(
+        Flow.model_validate({"backend": "HTTP", "url": echo, "http": http}), files, slots=1
+    )
+    key = "a/b?c&d=e+f %é#~"
+    result = await flow.run(rendered(http, key=key.encode()))
+    await flow.close()
+    assert result.value == {"path": ["", "x", key, "y"], "query": {"q": key, "r": "1"}}
+
+
+async def test_no_answer_in_time_is_an_unknown_outcome(files: Files, echo: str) -> None:
+    fields = {"backend": "HTTP", "url": f"{echo}/hang", "timeoutSeconds": 0.2}
+    flow = HttpFlow(Flow.model_validate(fields), files, slots=1)
+    with pytest.raises(ProcessingError) as raised:
+        await flow.run(rendered({}))
+    await flow.close()
+    assert (raised.value.reason, raised.value.outcome_unknown) == ("FlowTimeout", True)

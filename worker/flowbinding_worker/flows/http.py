@@ -1,0 +1,101 @@
+"""Flows on any server with an HTTP API, as `spec.flow.http` describes it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import httpx
+
+from flowbinding_api.flow import Flow
+from flowbinding_api.presets import resolved
+from flowbinding_worker.files import Files
+from flowbinding_worker.flows.http_answer import read
+from flowbinding_worker.flows.http_client import FlowClient
+from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
+
+_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+class HttpFlow:
+    """Sends what was rendered for a message, and finds the answer in what comes back.
+
+    A request that got no answer may have run: a timeout is an unknown outcome.
+
+    Args:
+        flow: A flow with backend HTTP.
+        files: Where its Secrets are mounted; read for each run, so that new ones work at once.
+        slots: Runs in flight at most.
+        transport: Instead of a real one, in tests.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        files: Files,
+        *,
+        slots: int,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = resolved(flow.http, flow.url or "")
+        self._method = str(self._http.method)
+        self._client = FlowClient(flow, files, slots=slots, transport=transport)
+
+    async def start(self) -> None:
+        """Check that the address is one and that the Secrets can be used; calls nothing.
+
+        Raises:
+            ProcessingError: CONFIGURATION with reason SecretMissing, FlowUnauthorized or
+                FlowMisconfigured.
+        """
+        self._client.check()
+
+    async def run(self, request: FlowRequest) -> FlowResult:
+        """Run the flow once; see `http_answer` for what each failure means.
+
+        Raises:
+            ProcessingError: Classified.
+        """
+        if request.http is None:
+            raise _refused("spec.flow.http: nothing was rendered")
+        own = request.http.headers
+        body = b"" if request.http.body is None else _encoded(request.http.body)
+        headers = {"X-Request-Id": request.request_id}
+        if body:
+            headers["Content-Type"] = "application/json"
+        named = {name.lower() for name in own}
+        headers = {name: text for name, text in headers.items() if name.lower() not in named}
+        url = self._url(request.http.path)
+        answer = await self._client.call(self._method, url, {**headers, **own}, body)
+        return read(self._http, answer, now=datetime.now(UTC))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    def _url(self, path: str) -> httpx.URL:
+        base = self._client.base
+        if not path:
+            return base
+        below, _, query = path.partition("?")
+        there, _, asked = base.raw_path.decode().partition("?")
+        if below:
+            there = f"{there.rstrip('/')}/{below.lstrip('/')}"
+        asked = "&".join(filter(None, (asked, query)))
+        try:
+            return base.copy_with(raw_path=(f"{there}?{asked}" if asked else there).encode())
+        except httpx.InvalidURL as error:
+            raise _refused(f"spec.flow.http.path: {error}") from None
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        return _JSON.encode(body).encode()
+    except (TypeError, ValueError) as error:
+        raise _refused(f"spec.flow.http.body: not JSON data: {error}") from None
+
+
+def _refused(message: str) -> ProcessingError:
+    return ProcessingError(
+        message, failure=Failure.POISON, stage=Stage.TEMPLATE, reason="TemplateFailed"
+    )

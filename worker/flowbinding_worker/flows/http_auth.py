@@ -1,0 +1,120 @@
+"""What proves to a flow server who asks: headers, made from Secrets anew for each call."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+import httpx
+
+from flowbinding_api.base import SecretKeyRef
+from flowbinding_api.flow import Flow
+from flowbinding_api.flow_http import BasicAuth
+from flowbinding_api.reasons import Reason
+from flowbinding_worker.files import Files
+from flowbinding_worker.flows.classify import misconfigured
+from flowbinding_worker.flows.oauth import TokenSource
+from flowbinding_worker.redaction import redact
+
+_AUTHORIZATION = "Authorization"
+_BEARER = "Bearer "
+
+
+class Credentials:
+    """The headers that `spec.flow.apiKeySecretRef` and `spec.flow.auth` ask for.
+
+    Args:
+        flow: The flow.
+        files: Where its Secrets are mounted.
+        transport: To the token endpoint; a real one if None.
+    """
+
+    def __init__(
+        self, flow: Flow, files: Files, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._flow = flow
+        self._files = files
+        oauth = flow.auth.oauth2 if flow.auth is not None else None
+        self._tokens = TokenSource(oauth, flow.tls, files, transport) if oauth else None
+
+    def check(self) -> Mapping[str, str]:
+        """The headers as far as they can be had without asking anybody.
+
+        Raises:
+            ProcessingError: CONFIGURATION with reason SecretMissing or FlowUnauthorized.
+        """
+        headers = self._fixed()
+        if self._tokens is not None:
+            self._tokens.check()
+            headers[_AUTHORIZATION] = _BEARER
+        return headers
+
+    async def headers(self, seconds: float) -> Mapping[str, str]:
+        """The headers of one call.
+
+        Args:
+            seconds: How long asking for a token may take at most.
+
+        Raises:
+            ProcessingError: As for `check`; and whatever asking for a token gives.
+        """
+        headers = self._fixed()
+        if self._tokens is not None:
+            headers[_AUTHORIZATION] = _BEARER + await self._tokens.token(seconds)
+        return headers
+
+    def outdated(self, headers: Mapping[str, str]) -> bool:
+        """Told that the server refuses these headers: whether other ones can be had."""
+        if self._tokens is None:
+            return False
+        self._tokens.refused(headers[_AUTHORIZATION].removeprefix(_BEARER))
+        return True
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._tokens is not None:
+            await self._tokens.close()
+
+    def _fixed(self) -> dict[str, str]:
+        headers = {}
+        ref, auth = self._flow.api_key_secret_ref, self._flow.auth
+        if ref is not None:
+            key = header_text(self._files, ref, "spec.flow.apiKeySecretRef", "the API key")
+            # `Bearer <token>` is a secret, and the token alone is one.
+            redact.learn(key.rpartition(" ")[2])
+            headers[self._flow.api_key_header] = key
+        if auth is not None and auth.bearer_token_secret_ref is not None:
+            field = "spec.flow.auth.bearerTokenSecretRef"
+            token = header_text(self._files, auth.bearer_token_secret_ref, field, "the token")
+            headers[_AUTHORIZATION] = _BEARER + token
+        if auth is not None and auth.basic is not None:
+            headers[_AUTHORIZATION] = self._basic(auth.basic)
+        return headers
+
+    def _basic(self, basic: BasicAuth) -> str:
+        field = "spec.flow.auth.basic"
+        user = self._files.name(basic.username_secret_ref, f"{field}.usernameSecretRef")
+        password = self._files.secret(basic.password_secret_ref, f"{field}.passwordSecretRef")
+        return basic_header(user, password)
+
+
+def basic_header(user: bytes, password: bytes) -> str:
+    """HTTP Basic (RFC 7617), in UTF-8."""
+    # Secrets that were made from a file end with its line break.
+    encoded = base64.b64encode(user.strip(b"\r\n") + b":" + password.strip(b"\r\n")).decode()
+    redact.learn(encoded)
+    return f"Basic {encoded}"
+
+
+def header_text(files: Files, ref: SecretKeyRef, field: str, what: str) -> str:
+    """A Secret's key as the value of a header.
+
+    Raises:
+        ProcessingError: CONFIGURATION with reason SecretMissing or FlowUnauthorized.
+    """
+    # Keys are often saved with a newline at the end.
+    text = files.secret(ref, field).decode("utf-8", "replace").strip()
+    if not text or not text.isascii() or not text.isprintable():
+        problem = "holds characters that no header can carry" if text else "is empty"
+        raise misconfigured(f"{field}: {what} {problem}", Reason.FLOW_UNAUTHORIZED)
+    return text

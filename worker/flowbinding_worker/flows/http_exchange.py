@@ -1,0 +1,152 @@
+"""One request to a server and its answer; and what it means when no answer comes."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterable, Iterator, Mapping
+
+import httpx
+
+from flowbinding_api.reasons import Reason
+from flowbinding_worker.flows.classify import Answer, misconfigured, unreachable
+from flowbinding_worker.flows.connection import MAX_ANSWER_BYTES
+from flowbinding_worker.ports import Failure, ProcessingError, Stage
+
+
+def address(text: str, field: str) -> httpx.URL:
+    """A URL as a user wrote it, with user and password.
+
+    Args:
+        text: The URL.
+        field: Path of the field that has it, for messages.
+
+    Raises:
+        ProcessingError: CONFIGURATION, when nothing can be called there.
+    """
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise misconfigured(f"{field}: not a URL: {error}") from None
+    if not url.host or (url.port or 0) > 65535:
+        raise misconfigured(f"{field}: not a URL: no such host or port")
+    return url
+
+
+async def exchange(
+    transport: httpx.AsyncBaseTransport,
+    method: str,
+    url: httpx.URL,
+    headers: Mapping[str, str],
+    body: bytes,
+    field: str = "spec.flow.url",
+) -> Answer:
+    """Send one request and read the whole answer, whatever its status.
+
+    Args:
+        transport: To the server.
+        method: GET, POST, …
+        url: Where to; may hold a user and a password.
+        headers: All of them; the body's length is added.
+        body: Empty for none.
+        field: Path of the field that names the server, for messages.
+
+    Raises:
+        ProcessingError: When no answer came, or one that is too long.
+    """
+    # Straight to the transport: what httpx's client adds (cookies, redirects, hooks) is switched
+    # off here anyway, and takes as long as the call itself.
+    request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+    try:
+        response = await transport.handle_async_request(request)
+        try:
+            return await _answer(response)
+        finally:
+            await response.aclose()
+    except (httpx.TransportError, httpx.DecodingError) as error:
+        raise _lost(url, field, error) from None
+
+
+async def _answer(response: httpx.Response) -> Answer:
+    # As one dictionary: each look into httpx's headers walks through all of them.
+    found = {name.lower(): value for name, value in response.headers.raw}
+    content_type = _text(found.get(b"content-type", b""))
+    return Answer(
+        status=response.status_code,
+        content_type=content_type.partition(";")[0].strip().lower(),
+        body=_text(await _read(response, plain=b"content-encoding" not in found)),
+        location=_text(found.get(b"location", b"")),
+        retry_after=_text(found.get(b"retry-after", b"")),
+    )
+
+
+async def _read(response: httpx.Response, *, plain: bool) -> bytes:
+    received = bytearray()
+    stream = response.stream
+    chunks = stream if plain and isinstance(stream, AsyncIterable) else response.aiter_bytes()
+    async for chunk in chunks:
+        received += chunk
+        if len(received) > MAX_ANSWER_BYTES:
+            raise ProcessingError(
+                f"the answer exceeds {MAX_ANSWER_BYTES // 1024 // 1024} MiB",
+                failure=Failure.POISON,
+                stage=Stage.CALL,
+                reason="AnswerInvalid",
+                status=response.status_code,
+            )
+    return bytes(received)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _lost(url: httpx.URL, field: str, error: Exception) -> ProcessingError:
+    """What a failed connection means."""
+    server = url.copy_with(username=None, password=None)
+    place = f"{server.scheme}://{server.netloc.decode()}"
+    cause = error.__cause__
+    if isinstance(cause, socket.gaierror):
+        if cause.errno == socket.EAI_AGAIN:
+            return unreachable(f"{place}: name service does not answer")
+        return misconfigured(f"{place}: no such host; check {field}", Reason.FLOW_UNREACHABLE)
+    if any(isinstance(e, ssl.SSLError) for e in _chain(error)):
+        return misconfigured(
+            f"{place}: TLS failed: {cause}; check {field}, the server's certificate and"
+            " spec.flow.tls",
+            Reason.FLOW_UNREACHABLE,
+        )
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return misconfigured(f"{place}: not an address to call; check {field}")
+    if isinstance(error, httpx.LocalProtocolError):
+        return ProcessingError(
+            f"{place}: not sent: {error}",
+            failure=Failure.POISON,
+            stage=Stage.TEMPLATE,
+            reason="TemplateFailed",
+        )
+    if isinstance(error, httpx.ConnectError):
+        return unreachable(f"{place}: cannot connect: {getattr(cause, 'strerror', '') or cause}")
+    if isinstance(error, httpx.WriteError):
+        return unreachable(f"{place}: {error}; nothing was sent")
+    if isinstance(error, httpx.ConnectTimeout):
+        return unreachable(f"{place}: no connection in time")
+    if isinstance(error, httpx.ProxyError):
+        return _refused_by_proxy(place, str(error))
+    if isinstance(error, httpx.DecodingError):
+        return unreachable(f"{place}: broken answer ({error})", outcome_unknown=True)
+    return unreachable(f"{place}: connection lost ({error}); outcome unknown", outcome_unknown=True)
+
+
+def _refused_by_proxy(place: str, said: str) -> ProcessingError:
+    what = f"{place}: the proxy answered {said}"
+    if said[:1] == "5" or said.startswith("429"):
+        return unreachable(what)
+    return misconfigured(f"{what}; check HTTPS_PROXY", Reason.FLOW_UNREACHABLE)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
