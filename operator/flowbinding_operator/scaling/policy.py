@@ -180,7 +180,7 @@ def _wanted(
         total, limited = each_minute / 60, Reason.RATE_LIMIT
     alignment = spec.scaling.partition_alignment
     count = max(1, level(total, load.rate, load.partitions, alignment))
-    if load.late and limited is None and alignment is not PartitionAlignment.NONE:
+    if load.late and limited is None and alignment is PartitionAlignment.BALANCED:
         # Partitions that are alike on average are not at every moment: one step more, no further.
         count = max(count, holding(math.ceil(load.partitions / count) - 1, load.partitions))
         demand = replace(demand, steady=False)
