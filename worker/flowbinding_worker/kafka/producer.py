@@ -115,8 +115,9 @@ class KafkaProducer:
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
-            # Records batch by themselves while a request is under way; waiting only costs slots.
-            linger_ms=0,
+            # aiokafka's linger is the least time between two requests: a record alone leaves at once.
+            # No slot waits for it, and a request for every record costs as much as the record.
+            linger_ms=5,
             max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=CONNECT_SECONDS * 1000,
             metadata_max_age_ms=60_000,
