@@ -37,6 +37,10 @@ install: .venv/.installed ## Make the virtual environment (.venv) from the locke
 demo: install ## Show it all: testbed, operator, three chained flows, bursts of messages, 0 to N to 0 workers
 	@PYTHONPATH=tests:examples/loan $(BIN)/python -m demo $(DEMO)
 
+.PHONY: example
+example: install ## Run one of examples/ on the testbed: NAME=consumer, schedule or secured
+	@PYTHONPATH=tests $(BIN)/python examples/run.py $(NAME)
+
 .PHONY: up
 up: install ## Start a real Kafka and a real Kubernetes (or use kind when KUBECONFIG says so)
 	@$(TESTBED) up

@@ -110,6 +110,12 @@ class FakeKube:
         live["spec"]["replicas"] = replicas
         return self._changed(live)
 
+    async def suspend(self, namespace: str, name: str) -> Object:
+        self.writes.append("suspend CronJob")
+        live = copy.deepcopy(self.objects["CronJob", namespace, name])
+        live["spec"]["suspend"] = True
+        return self._changed(live)
+
     async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Object:
         self.writes.append("status")
         live = copy.deepcopy(self.objects["FlowBinding", namespace, name])

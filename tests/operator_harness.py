@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from flowbinding_api.spec import Kafka
-from flowbinding_operator import desired
 from flowbinding_operator.autoscaler import Autoscaler
 from flowbinding_operator.children import Children
+from flowbinding_operator.deployed import Deployments
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.pod import Defaults
 from flowbinding_operator.poller import LagWatcher
 from flowbinding_operator.probe import Prober
 from flowbinding_operator.provisioning import Provisioner
@@ -54,12 +55,13 @@ class Operator:
         self.kube.on_change = self._watched
         self.reconciler = Reconciler(
             self.kube,
-            Config(Kafka(), desired.Defaults(image="worker:1"), instance="pod-1"),
+            Config(Kafka(), Defaults(image="worker:1"), instance="pod-1"),
             bindings=self.bindings,
             children=children,
             lag=self.lag,
             autoscaler=self.autoscaler,
             prober=self.prober,
+            deployments=Deployments(self.kube, children),
             schedules=Schedules(self.kube, children, self.jobs),
             provisioner=self.provisioner,
             metrics=self.metrics,

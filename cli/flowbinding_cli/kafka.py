@@ -6,7 +6,7 @@ Everything is bounded, and what fails is told as a sentence. Nothing here create
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any
@@ -300,7 +300,7 @@ class Reader:
             [max(0, end - await self._consumer.position(tp)) for tp, end in ends.items() if end]
         )
 
-    async def follow(self) -> AsyncIterator[list[ConsumerRecord]]:
+    async def follow(self) -> AsyncGenerator[list[ConsumerRecord], None]:
         """Batches of records as they come, without end."""
         while True:
             for records in (await self._next()).values():

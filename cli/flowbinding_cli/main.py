@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -74,6 +75,16 @@ def main() -> None:
             raise
         note(f"error: {type(error).__name__}: {error} ({DEBUG}=1 tells where)")
         sys.exit(1)
+
+
+def complete() -> None:
+    """Complete `kubectl flowbinding`: kubectl runs this with the words that are there so far."""
+    os.environ.update(
+        _FLOWBINDING_COMPLETE="complete_bash",
+        COMP_WORDS=shlex.join(["flowbinding", *sys.argv[1:]]),
+        COMP_CWORD=str(len(sys.argv) - 1),
+    )
+    app(prog_name="flowbinding")
 
 
 def _tell(error: Exception, *lines: str) -> None:

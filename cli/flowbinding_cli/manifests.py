@@ -45,7 +45,7 @@ def validate(
         raise typer.Exit(1)
     if not checked:
         raise FlowBindingError("no FlowBinding in there")
-    note(f"{checked} FlowBindings are valid")
+    note("1 FlowBinding is valid" if checked == 1 else f"{checked} FlowBindings are valid")
 
 
 def _checked(file: str) -> Iterator[tuple[str, list[Problem]]]:
@@ -97,12 +97,19 @@ def config(
 @flow.command()
 def sample(
     which: Annotated[Sample, typer.Argument(help="How much it shows.")] = Sample.SIMPLE,
+    flow_json: Annotated[
+        bool,
+        typer.Option(
+            "--flow-json",
+            help="A Langflow flow file instead: to import, or for the backend Local.",
+        ),
+    ] = False,
 ) -> None:
     """Print a manifest to begin with: `flowbinding flow sample | kubectl apply -f -`."""
-    sys.stdout.write(sample_text(which))
+    sys.stdout.write(sample_text(which, "json" if flow_json else "yaml"))
 
 
-def sample_text(which: Sample) -> str:
-    """The sample manifest, with comments."""
-    path = files("flowbinding_cli") / "samples" / f"{which.value}.yaml"
+def sample_text(which: Sample, kind: str = "yaml") -> str:
+    """The sample manifest, with comments (yaml), or the sample flow (json)."""
+    path = files("flowbinding_cli") / "samples" / f"{which.value}.{kind}"
     return path.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,25 +15,22 @@ from typing import Annotated, Any
 
 import typer
 
+from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.kafka_options import NULL
-from flowbinding_cli import messages, options
+from flowbinding_cli import answers, messages, options
 from flowbinding_cli.kafka import Cluster, KafkaTroubleError, told
 from flowbinding_cli.messages import Message, Text
 from flowbinding_cli.output import Format, bar, emit, stdout, table
+from flowbinding_cli.tail import print_line
 from flowbinding_cli.target import STDIN, Target, checked_servers
 
 IN_FLIGHT = 1000
 """Messages that wait for their acknowledgement at most."""
 
 
-@dataclass(slots=True)
-class Written:
-    """What went into one partition."""
-
-    count: int
-    first: int
-    last: int
+Written = dict[int, "array[int]"]
+"""The offsets that messages got, in order, by partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +123,14 @@ def produce(
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Messages per second at most.")
     ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Show what becomes of these messages: results and dead letters.",
+        ),
+    ] = None,
     namespace: options.Namespace = None,
     context: options.Context = None,
     kubeconfig: options.Kubeconfig = None,
@@ -138,11 +144,48 @@ def produce(
     sources.check()
     headers = messages.headers(header or ())
     find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
-    kafka, to = _where(binding, topic, bootstrap_servers, find.find)
-    with sources.open(key, key_field, count) as found, bar("sent", _total(sources, count)) as show:
-        pace = Pace(rate, time.monotonic, asyncio.sleep)
-        written = asyncio.run(send(kafka, to, found, headers, pace, show))
-    _report(to, written, output)
+    kafka, to, whose = _where(binding, topic, bootstrap_servers, find.find)
+    if wait is not None and (whose is None or to not in whose.spec.source.all_topics):
+        raise typer.BadParameter("--wait is for a BINDING and a topic that it reads")
+
+    async def sent() -> Written:
+        total = _total(sources, count)
+        with sources.open(key, key_field, count) as found, bar("sent", total) as show:
+            pace = Pace(rate, time.monotonic, asyncio.sleep)
+            return await send(kafka, to, found, headers, pace, show)
+
+    if wait is None or whose is None:
+        _report(to, asyncio.run(sent()), output)
+    else:
+        asyncio.run(_with_answers(kafka, whose, to, sent, wait, output))
+
+
+async def _with_answers(
+    kafka: dict[str, Any],
+    binding: FlowBinding,
+    topic: str,
+    sent: Callable[[], Awaitable[Written]],
+    seconds: float,
+    output: Format,
+) -> None:
+    """Send, then show results and dead letters of what was sent.
+
+    Raises:
+        FlowBindingError: Some messages have neither in time; names the first of them.
+    """
+    async with answers.expected(kafka, binding) as answered:
+        written = await sent()
+        if output is Format.TABLE:
+            _report(topic, written, output)
+        sources = {f"{topic}-{n}-{offset}" for n, all_ in written.items() for offset in all_}
+        lines = []
+        async for line in answered(sources, seconds):
+            lines.append(line)
+            if output is Format.TABLE:
+                print_line(line, output)
+    if output is not Format.TABLE:
+        emit({**_summary(topic, written), "answers": lines}, output)
+    answers.check(sources, lines, seconds)
 
 
 def _where(
@@ -150,8 +193,8 @@ def _where(
     topic: str | None,
     bootstrap_servers: str | None,
     find: Callable[[str], Target],
-) -> tuple[dict[str, Any], str]:
-    """Client options and topic.
+) -> tuple[dict[str, Any], str, FlowBinding | None]:
+    """Client options, topic, and the binding if there is one.
 
     Raises:
         typer.BadParameter: The options do not say it.
@@ -160,7 +203,7 @@ def _where(
     if binding is None:
         if topic is None or bootstrap_servers is None:
             raise typer.BadParameter("say a BINDING, or --topic and --bootstrap-servers")
-        return {"bootstrap_servers": checked_servers(bootstrap_servers)}, topic
+        return {"bootstrap_servers": checked_servers(bootstrap_servers)}, topic, None
     target = find(binding)
     topics = target.binding.spec.source.all_topics
     if topic is None and not topics:
@@ -172,7 +215,7 @@ def _where(
         raise typer.BadParameter(
             f"{target.binding.key} has several topics: say --topic, one of {', '.join(topics)}"
         )
-    return target.options(), topic or topics[0]
+    return target.options(), topic or topics[0], target.binding
 
 
 def _total(sources: Sources, count: int) -> int | None:
@@ -219,16 +262,16 @@ async def send(
     headers: list[tuple[str, bytes]],
     pace: Pace,
     show: Callable[[int], None],
-) -> dict[int, Written]:
+) -> Written:
     """Send messages in order.
 
     Returns:
-        What was written, by partition.
+        The offsets that they got.
 
     Raises:
         KafkaTroubleError: Kafka refuses; says how many are written.
     """
-    written: dict[int, Written] = {}
+    written: Written = {}
     async with Cluster(kafka) as cluster:
         if not await cluster.partitions(topic):
             raise KafkaTroubleError(f"topic {topic}: does not exist, or you may not see it")
@@ -247,7 +290,7 @@ async def _send_all(
     found: Iterable[Message],
     headers: list[tuple[str, bytes]],
     pace: Pace,
-    written: dict[int, Written],
+    written: Written,
     show: Callable[[int], None],
 ) -> None:
     waiting: deque[asyncio.Future[Any]] = deque()
@@ -255,9 +298,7 @@ async def _send_all(
     async def acknowledged() -> None:
         with told(f"topic {topic}"):
             place = await waiting.popleft()
-        entry = written.setdefault(place.partition, Written(0, place.offset, place.offset))
-        entry.count += 1
-        entry.last = place.offset
+        written.setdefault(place.partition, array("q")).append(place.offset)
         show(_count(written))
 
     try:
@@ -274,20 +315,26 @@ async def _send_all(
             await acknowledged()
 
 
-def _count(written: dict[int, Written]) -> int:
-    return sum(entry.count for entry in written.values())
+def _count(written: Written) -> int:
+    return sum(map(len, written.values()))
 
 
-def _report(topic: str, written: dict[int, Written], output: Format) -> None:
+def _summary(topic: str, written: Written) -> dict[str, Any]:
+    places = [
+        {"topic": topic, "partition": n, "count": len(all_), "first": all_[0], "last": all_[-1]}
+        for n, all_ in sorted(written.items())
+    ]
+    return {"written": _count(written), "partitions": places}
+
+
+def _report(topic: str, written: Written, output: Format) -> None:
+    summary = _summary(topic, written)
     if output is not Format.TABLE:
-        places = [
-            {"topic": topic, "partition": n, "count": w.count, "first": w.first, "last": w.last}
-            for n, w in sorted(written.items())
-        ]
-        emit({"written": _count(written), "partitions": places}, output)
+        emit(summary, output)
         return
-    rows = [(str(n), str(w.count), str(w.first), str(w.last)) for n, w in sorted(written.items())]
+    names = ("partition", "count", "first", "last")
+    rows = [[str(place[name]) for name in names] for place in summary["partitions"]]
     console = stdout()
-    console.print(f"{_count(written)} messages written to {topic}")
+    console.print(f"{summary['written']} messages written to {topic}")
     if rows:
         console.print(table(("PARTITION", "MESSAGES", "FIRST OFFSET", "LAST OFFSET"), rows))

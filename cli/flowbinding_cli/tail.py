@@ -67,7 +67,7 @@ async def _tail(
             lines = lines_of(binding, reader, last, follow=follow, beginning=beginning)
             async with aclosing(lines):
                 async for line in lines:
-                    _print(line, output)
+                    print_line(line, output)
 
 
 def topics_of(binding: FlowBinding) -> list[str]:
@@ -101,7 +101,7 @@ async def lines_of(
     reader.seek(ends)
     if follow:
         async for records in reader.follow():
-            for line in _mine(binding, records):
+            for line in mine(binding, records):
                 yield line
 
 
@@ -112,7 +112,7 @@ async def _there(
     if last is None:
         reader.seek(starts)
         async for records in reader.until(ends):
-            for line in _mine(binding, records):
+            for line in mine(binding, records):
                 yield line
         return
     # Each further look goes twice as far back: others' records and markers take offsets too.
@@ -120,7 +120,7 @@ async def _there(
     while True:
         begin = {tp: max(starts[tp], end - reach) for tp, end in ends.items()}
         reader.seek(begin)
-        found = [line async for r in reader.until(ends) for line in _mine(binding, r)]
+        found = [line async for r in reader.until(ends) for line in mine(binding, r)]
         counts = Counter((line["topic"], line["partition"]) for line in found)
         if all(counts[tp] >= last or begin[tp] == starts[tp] for tp in begin):
             break
@@ -129,7 +129,8 @@ async def _there(
         yield line
 
 
-def _mine(binding: FlowBinding, records: Iterable[ConsumerRecord]) -> list[Line]:
+def mine(binding: FlowBinding, records: Iterable[ConsumerRecord]) -> list[Line]:
+    """Those of the records that are results or dead letters of the binding."""
     return [line for record in records if (line := line_of(binding, record)) is not None]
 
 
@@ -158,7 +159,8 @@ def line_of(binding: FlowBinding, record: ConsumerRecord) -> Line | None:
     return {**line, "kind": "dead-letter", "source": source, **about}
 
 
-def _print(line: Line, output: Format) -> None:
+def print_line(line: Line, output: Format) -> None:
+    """Write a line."""
     console = stdout()
     if output is not Format.TABLE:
         # One line for each, also as YAML, which JSON is a part of: it never ends.

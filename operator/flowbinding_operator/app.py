@@ -12,9 +12,11 @@ import structlog
 from flowbinding_operator import desired
 from flowbinding_operator.autoscaler import Autoscaler
 from flowbinding_operator.children import Children
+from flowbinding_operator.deployed import Deployments
 from flowbinding_operator.kube import Kube
 from flowbinding_operator.lag import Observation
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.pod import Defaults
 from flowbinding_operator.poller import LagWatcher
 from flowbinding_operator.probe import Prober
 from flowbinding_operator.provisioning import Provisioner
@@ -65,6 +67,7 @@ class App:
             lag=self.lag,
             autoscaler=self.autoscaler,
             prober=self.prober,
+            deployments=Deployments(kube, self.children),
             schedules=Schedules(kube, self.children, self.jobs),
             provisioner=self.provisioner,
             metrics=self.metrics,
@@ -186,7 +189,7 @@ class App:
 def _config(settings: Settings) -> Config:
     return Config(
         kafka=settings.default_kafka,
-        worker=desired.Defaults(
+        worker=Defaults(
             image=settings.worker_image,
             image_pull_policy=settings.worker_image_pull_policy,
             image_pull_secrets=settings.worker_image_pull_secrets,

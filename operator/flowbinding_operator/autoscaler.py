@@ -7,7 +7,7 @@ that matters is told to `changed`, which enqueues the binding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import FlowBindingSpec
@@ -49,6 +49,7 @@ class Track:
         told: What asked for a reconcile last.
         written: What the status tells of.
         decision: The one on the last observation; None when it need not hold any more.
+        sure: The one on `observation`; None when its lag is unknown, or the spec another one now.
     """
 
     spec: FlowBindingSpec
@@ -57,6 +58,7 @@ class Track:
     told: Stamp | None = None
     written: Stamp | None = None
     decision: Decision | None = None
+    sure: Decision | None = None
 
     @property
     def source(self) -> tuple[object, ...]:
@@ -66,15 +68,31 @@ class Track:
 
     def follow(self, spec: FlowBindingSpec) -> None:
         """Take in what the user wants now."""
+        if spec != self.spec:
+            self.sure = None
         before, self.spec = self.source, spec
         self.decision = None
         if self.source != before:
-            self.observation = self.told = self.written = None
-            self.history.restart()
+            self.blind()
+
+    def blind(self) -> None:
+        """Forget what was seen: it says nothing of what is there now."""
+        self.observation = self.told = self.written = self.decision = self.sure = None
+        self.history.restart()
 
     def decide(self) -> Decision:
         """Decide anew from the history as it is."""
         return decide(self.history, self.spec)
+
+    def standing(self) -> Decision:
+        """What to do and to tell at any time.
+
+        While Kafka misses an answer, replicas stay as they are, and nothing else is news.
+        """
+        decision = self.decide()
+        if decision.reason is Reason.LAG_UNKNOWN and self.sure is not None:
+            return replace(self.sure, replicas=decision.replicas)
+        return decision
 
     def sleeps_on(self, observation: Observation) -> bool:
         """Whether the last decision was to sleep, and nothing has happened since.
@@ -121,6 +139,11 @@ class Autoscaler:
         track.follow(spec)
         return track
 
+    def blind(self, key: str) -> None:
+        """Nothing is watched for a binding: the last lag that was seen must decide nothing."""
+        if track := self._tracks.get(key):
+            track.blind()
+
     def forget(self, key: str) -> None:
         """Drop a binding."""
         self._tracks.pop(key, None)
@@ -138,6 +161,7 @@ class Autoscaler:
             # Kafka has missed one answer. That stops scaling, and is no news yet.
             return
         track.observation = observation
+        track.sure = None if observation.lag is None else decision
         stamp = stamp_of(observation, decision)
         if _fresh(stamp, track.told) and self._matters(track, observation, decision, stamp):
             track.told = stamp

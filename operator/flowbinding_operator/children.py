@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowbinding_operator.desired import Manifest, content_hash
+from flowbinding_operator.desired import content_hash
 from flowbinding_operator.kube import AUTOSCALER, Kube
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.pod import Manifest
 from flowbinding_operator.store import Cache, key_of
 from flowbinding_operator.workers import observe
 
@@ -27,6 +28,9 @@ each of them does."""
 CONFIG_WAIT_SECONDS = 4.0
 """The same while workers are not ready: perhaps they wait for it. Less than between two looks at
 them, so that each of those does."""
+
+APPLIED = "flowbinding.io/applied"
+"""Annotation: the hash of the manifest that was applied last, for the next process to compare."""
 
 # Written by the Deployment controller, and no drift.
 FOREIGN_ANNOTATIONS = ("deployment.kubernetes.io/revision",)
@@ -42,8 +46,7 @@ class Applied:
 
     Attributes:
         live: Of what the API server made of `deployment`, with all its defaults. Comparing this
-        with
-            what is there finds drift in any field, and none in a quantity that is spelled
+            with what is there finds drift in any field, and none in a quantity that is spelled
             otherwise.
     """
 
@@ -81,20 +84,21 @@ class Children:
         """Drop what is remembered of a binding."""
         self._applied.pop(key, None)
 
-    async def deployment(self, namespace: str, name: str, uid: str) -> Mapping[str, Any] | None:
-        """The Deployment of the binding with that uid, as it is.
+    async def find(
+        self, kind: str, namespace: str, name: str, uid: str
+    ) -> Mapping[str, Any] | None:
+        """The Deployment or CronJob of the binding with that uid, as it is.
 
         Raises:
-            ForeignError: When the Deployment of that name is not the binding's.
+            ForeignError: When the one of that name is not the binding's.
             KubeError: When the API server refuses.
         """
-        key = f"{namespace}/{name}"
-        known = self._deployments.get(key)
+        known = self._cache(kind).get(f"{namespace}/{name}")
         if known is None:
             # Perhaps the watch has not come to it yet, or it is not labelled as ours.
-            known = await self._kube.get("Deployment", namespace, name)
+            known = await self._kube.get(kind, namespace, name)
         if known is not None:
-            _check_owner(known, "Deployment", name, uid)
+            _check_owner(known, kind, name, uid)
         return known
 
     async def apply(
@@ -118,7 +122,8 @@ class Children:
         _check_manifest_owner(live, deployment)
         wanted = content_hash(deployment)
         if (applied.deployment, applied.live) != (wanted, projection(live)):
-            live = await self._write(deployment)
+            if _autoscaler_holds_all(live) or not _as_applied(live, deployment, wanted):
+                live = await self._write(_stamped(deployment, wanted))
             if _autoscaler_holds_all(live):
                 live = await self._write(_replicas_only(live), AUTOSCALER)
             applied.deployment, applied.live = wanted, projection(live)
@@ -138,17 +143,27 @@ class Children:
         metadata = cron_job["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         await self._apply_config(applied, config, CONFIG_CHECK_SECONDS)
-        live = self._cron_jobs.get(f"{namespace}/{name}")
-        if live is None:
-            live = await self._kube.get("CronJob", namespace, name)
-        if live is not None:
-            _check_manifest_owner(live, cron_job)
+        live = await self.find("CronJob", namespace, name, metadata["ownerReferences"][0]["uid"])
         wanted = content_hash(cron_job)
         if live is None or (applied.deployment, applied.live) != (wanted, projection(live)):
-            live = await self._write(cron_job)
+            if live is None or not _as_applied(live, cron_job, wanted):
+                live = await self._write(_stamped(cron_job, wanted))
             applied.deployment, applied.live = wanted, projection(live)
             self._cron_jobs.put(key_of(live), live)
         return live
+
+    async def suspend(self, live: Mapping[str, Any]) -> None:
+        """Have a CronJob begin no more runs, and leave it as it is otherwise.
+
+        Raises:
+            KubeError: When the API server refuses.
+        """
+        if live["spec"].get("suspend"):
+            return
+        metadata = live["metadata"]
+        self._metrics.writes.labels("CronJob").inc()
+        result = await self._kube.suspend(metadata["namespace"], metadata["name"])
+        self._cron_jobs.put(key_of(result), result)
 
     async def prune(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Delete what the binding with that uid had before its source became another one.
@@ -158,7 +173,7 @@ class Children:
         Raises:
             KubeError: When the API server refuses.
         """
-        cache = self._cron_jobs if kind == "CronJob" else self._deployments
+        cache = self._cache(kind)
         known = cache.get(f"{namespace}/{name}")
         if known is None or "deletionTimestamp" in known["metadata"]:
             return
@@ -185,6 +200,9 @@ class Children:
         }
         self._deployments.put(key_of(result), result)
         return result
+
+    def _cache(self, kind: str) -> Cache:
+        return self._cron_jobs if kind == "CronJob" else self._deployments
 
     async def _apply_config(self, applied: Applied, config: Manifest, believed: float) -> None:
         wanted, now = content_hash(config), self._clock()
@@ -217,6 +235,32 @@ def projection(live: Mapping[str, Any]) -> str:
             "annotations": {k: v for k, v in annotations.items() if k not in FOREIGN_ANNOTATIONS},
         }
     )
+
+
+def _stamped(manifest: Manifest, wanted: str) -> Manifest:
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": {APPLIED: wanted}}}
+
+
+def _as_applied(live: Mapping[str, Any], manifest: Manifest, wanted: str) -> bool:
+    """Whether applying a manifest would change nothing, as after a restart or with a new leader.
+
+    The hash tells that it was the last one to be applied, so that no field has to go; what is there
+    tells that nobody has changed any of its fields since.
+    """
+    annotations = live["metadata"].get("annotations") or {}
+    if annotations.get(APPLIED) != wanted:
+        return False
+    return all(_contains(live.get(part), manifest[part]) for part in ("metadata", "spec"))
+
+
+def _contains(live: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        found = isinstance(live, Mapping)
+        return found and all(key in live and _contains(live[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        found = isinstance(live, list) and len(live) == len(wanted)
+        return found and all(map(_contains, live, wanted))
+    return bool(live == wanted)
 
 
 def _check_manifest_owner(live: Mapping[str, Any], manifest: Manifest) -> None:

@@ -63,6 +63,14 @@ class Claim:
         lasts = max(self.seconds, float(spec.get("leaseDurationSeconds") or 0))
         return now - self._seen_at >= lasts
 
+    def may_make(self, now: float) -> bool:
+        """Whether a Lease that is not there may be made: whoever held it may act for a while yet.
+
+        Args:
+            now: When it was found missing.
+        """
+        return self.holds(now) or now - self._seen_at >= self.seconds
+
     def spec(self, old: Object, now: str) -> dict[str, Any]:
         """What the Lease says when this candidate holds it."""
         mine = old.get("holderIdentity") == self.identity

@@ -45,6 +45,8 @@ UNKNOWN_TOPIC, TOPIC_DENIED, GROUP_DENIED = 3, 29, 30
 NO_SUCH_GROUP = 69
 MOVED_COORDINATOR = (14, 15, 16)
 """Loading, not available, not the coordinator."""
+JOINED = (22, 25, 27)
+"""Of a commit from outside: the group has members by now. Generation, member, rebalance."""
 
 AUTHENTICATION_ERRORS = (
     kafka_errors.SaslAuthenticationFailed,
@@ -69,7 +71,7 @@ class ClusterError(FlowBindingError):
 
 
 class MovedError(ClusterError):
-    """A coordinator or a leader is elsewhere now: look it up and try again."""
+    """Things have changed since they were looked up: look them up and try again."""
 
 
 @dataclass(slots=True)
@@ -226,6 +228,8 @@ class KafkaLink:
         answer = await self._send_coordinator(group, request)
         for _, partitions in answer.topics:
             for _, error in partitions:
+                if error in JOINED:
+                    raise MovedError(f"consumer group {group!r} has members by now")
                 _check_group(error, group)
 
     async def ask_controller(self, request: Any) -> Any:

@@ -88,6 +88,9 @@ class Kube(Protocol):
     async def scale(self, namespace: str, name: str, replicas: int) -> Object:
         """Set a Deployment's replicas. Returns its Scale."""
 
+    async def suspend(self, namespace: str, name: str) -> Object:
+        """Have a CronJob begin no more runs. Returns the result."""
+
     async def patch_status(self, namespace: str, name: str, status: Object) -> Object:
         """Merge into a FlowBinding's status. Returns the result."""
 
@@ -191,6 +194,12 @@ class KubeClient:
         path = _path("Deployment", namespace, name) + "/scale"
         body = {"spec": {"replicas": replicas}}
         return await self._request("PATCH", path, body, [("fieldManager", AUTOSCALER)], MERGE)
+
+    async def suspend(self, namespace: str, name: str) -> Object:
+        """See `Kube`."""
+        path = _path("CronJob", namespace, name)
+        body = {"spec": {"suspend": True}}
+        return await self._request("PATCH", path, body, [("fieldManager", OPERATOR)], MERGE)
 
     async def patch_status(self, namespace: str, name: str, status: Object) -> Object:
         """See `Kube`."""

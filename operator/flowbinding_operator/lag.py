@@ -127,6 +127,12 @@ class Observation:
         """Whether it says nothing at all: Kafka did not answer this once."""
         return self.partitions is None and self.trouble is None
 
+    @property
+    def misses_topic(self) -> bool:
+        """Whether a topic that is read or written is not there."""
+        troubles = (self.trouble, self.output)
+        return any(t is not None and t.reason is Reason.TOPIC_MISSING for t in troubles)
+
 
 Offsets = Mapping[Partition, int]
 Commits = Mapping[Partition, Commit]

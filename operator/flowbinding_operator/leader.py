@@ -167,6 +167,8 @@ class Leader:
         found = await self._leases.get("Lease", **self._metadata)
         sent = self._clock()
         if found is None:
+            if not self._claim.may_make(sent):
+                return
             await self._leases.create(self._manifest(self._claim.spec({}, _now())))
         else:
             spec = found.get("spec") or {}

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +28,9 @@ from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+THREADS = 64
+"""Made as they are needed."""
 
 USAGE = """usage: flowbinding-operator run [--help] [options]
        flowbinding-operator --version
@@ -68,6 +72,9 @@ async def run(settings: Settings) -> None:
         KubeError: When Kubernetes cannot be asked.
     """
     log.info("settings", version=__version__, **settings.shown())
+    # Names are looked up in threads. Those that wait for a DNS server that does not answer must
+    # leave enough of them for all others, and for /metrics.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "lookup"))
     async with await KubeClient.connect() as leases:
         await check(leases, settings)
         if settings.check:

@@ -113,11 +113,15 @@ class Metrics:
         wanted: Values = {(*names, topic): lag for topic, lag in observation.by_topic.items()}
         self._replace(key, self.lag, wanted)
 
+    def unobserved(self, key: str) -> None:
+        """Show no observation any more: nothing is watched for the binding."""
+        for gauge in (self.lag, self.last_poll):
+            self._replace(key, gauge, {})
+
     def reported(self, key: str, status: FlowBindingStatus) -> None:
         """Show a status."""
-        names = _names(key)
-        if status.desired_replicas is not None:
-            self._set(key, self.desired, names, status.desired_replicas)
+        names, desired = _names(key), status.desired_replicas
+        self._replace(key, self.desired, {} if desired is None else {names: desired})
         values = {"True": 1, "False": 0, "Unknown": -1}
         wanted: Values = {
             (*names, item.type, item.reason): values[item.status.value]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -153,15 +153,15 @@ class ClusterPoller:
         if now - self._slept_at >= SLEEPER_SECONDS:
             self._slept_at = now
             next_sleeper(watched, now)
-        limit = asyncio.Semaphore(PARALLEL)
         fetches = []
         for count, one in enumerate(watched, 1):
-            if fetch := self._look(one, ends, now, limit):
-                fetches.append(fetch)
+            if look := self._look(one, ends, now):
+                fetches.append((one, look))
             if count % BATCH == 0:
                 # Thousands in one go would keep everything else waiting.
                 await asyncio.sleep(0)
-        await asyncio.gather(*fetches)
+        limit = asyncio.Semaphore(PARALLEL)
+        await asyncio.gather(*(self._ask(one, look, limit) for one, look in fetches))
         self.last_success = self._clock()
         self._metrics.polls.inc()
 
@@ -225,10 +225,8 @@ class ClusterPoller:
             self._starts = await self._link.offsets(self._layout, self._layout.leaders, EARLIEST)
             self._starts_at = now
 
-    def _look(
-        self, watched: Watched, ends: dict[Partition, int], now: float, limit: asyncio.Semaphore
-    ) -> Coroutine[Any, Any, None] | None:
-        """Look at a binding. Returns what is still to be asked for it."""
+    def _look(self, watched: Watched, ends: dict[Partition, int], now: float) -> Look | None:
+        """Look at a binding. Returns what was seen if its commits are still to be asked for."""
         topics, troubles = watched.target.topics, self._layout.troubles
         trouble = next((troubles[topic] for topic in topics if topic in troubles), None)
         gone = (t for t in topics if t in self._anew or _is_missing(troubles.get(t)))
@@ -242,7 +240,7 @@ class ClusterPoller:
             return None
         watched.compare(ends, now)
         if watched.needs_fetch(look.end, now):
-            return self._ask(watched, look, limit)
+            return look
         self._conclude(watched, look)
         return None
 
@@ -255,6 +253,11 @@ class ClusterPoller:
             self._tell(watched, Observation(look.now, trouble=trouble))
         except ClusterError as error:
             self._tell(watched, Observation(look.now, trouble=error.trouble))
+        except Exception as error:
+            # Whatever one group's commits lead to must not hide the others' lag.
+            log.exception("a look at a group failed", binding=watched.target.key)
+            trouble = Trouble(Reason.KAFKA_UNREACHABLE, repr(error))
+            self._tell(watched, Observation(look.now, trouble=trouble))
         else:
             watched.fetched(look.end, look.now)
             self._conclude(watched, look)

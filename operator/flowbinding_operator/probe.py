@@ -12,9 +12,10 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import aiohttp
@@ -29,6 +30,8 @@ from flowbinding_operator.probed import Probed
 from flowbinding_operator.references import Objects, data
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 FLOW_SECONDS = 600.0
 """How often a flow that is there is asked for again: its answer is the whole flow."""
@@ -148,12 +151,12 @@ class Prober:
             return
         limit = asyncio.Semaphore(AT_ONCE)
 
-        async def limited(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-            async def one(call: Coroutine[Any, Any, None]) -> None:
+        async def each(ask: Callable[[T], Awaitable[None]], of: Iterable[T]) -> None:
+            async def one(item: T) -> None:
                 async with limit:
-                    await call
+                    await ask(item)
 
-            await asyncio.gather(*map(one, calls))
+            await asyncio.gather(*map(one, of))
 
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=CALL_SECONDS),
@@ -164,8 +167,8 @@ class Prober:
             self._servers = {k: v for k, v in self._servers.items() if k in wanted}
             watched = list(self._watched.items())
             due = [target for target in wanted.values() if self._is_due(target)]
-            await limited(self._ask_server(session, target) for target in due)
-            await limited(self._ask_flow(session, key, item) for key, item in watched)
+            await each(partial(self._ask_server, session), due)
+            await each(partial(self._ask_flow, session), watched)
 
     def _is_due(self, target: Target) -> bool:
         known = self._servers.get(target.server)
@@ -183,7 +186,8 @@ class Prober:
             now.failures = before.failures + 1 if before else 1
         self._servers[target.server] = now
 
-    async def _ask_flow(self, session: aiohttp.ClientSession, key: str, watched: _Watched) -> None:
+    async def _ask_flow(self, session: aiohttp.ClientSession, item: tuple[str, _Watched]) -> None:
+        key, watched = item
         server = self._servers[watched.target.server]
         if not server.trouble:
             await self._ask_whether_there(session, watched)

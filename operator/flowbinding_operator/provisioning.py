@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,6 +41,9 @@ FIRST_BACKOFF_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 300.0
 TIMEOUT_SECONDS = 45.0
 """All requests of one attempt together."""
+AT_ONCE = 16
+"""Bindings of one cluster and set of credentials whose topics are looked at together: each look has
+a connection of its own, and an operator that starts looks at all."""
 
 
 class Link(Protocol):
@@ -114,6 +118,9 @@ class Provisioner:
         self._connect = connect
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(AT_ONCE)
+        )
 
     def want(
         self, binding: FlowBinding, cluster: str, options: Callable[[], Mapping[str, Any]]
@@ -137,6 +144,8 @@ class Provisioner:
             self.forget(binding.key)
             entry = self._entries[binding.key] = _Entry(wanted, cluster, Provisioned(asked=True))
         if entry.task is None and self._clock() >= entry.due:
+            # Should there be no options, as with broken certificates: not again at once.
+            entry.due = self._clock() + FIRST_BACKOFF_SECONDS
             link = self._connect(options())
             entry.task = asyncio.create_task(
                 self._work(binding.key, entry, link), name=f"provision {binding.key}"
@@ -172,7 +181,8 @@ class Provisioner:
     async def _work(self, key: str, entry: _Entry, link: Link) -> None:
         before = entry.result
         try:
-            found = await self._try(entry.wanted, link)
+            async with self._limits[entry.cluster]:
+                found = await self._try(entry.wanted, link)
         finally:
             entry.task = None
             await link.close()

@@ -6,9 +6,8 @@ of times. When nothing is missing it writes nothing.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,14 +21,16 @@ from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.resolve import with_kafka_defaults
 from flowbinding_api.spec import Kafka
-from flowbinding_api.status import ConditionStatus, FlowBindingStatus
+from flowbinding_api.status import FlowBindingStatus
 from flowbinding_operator import desired, runs, status
 from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of
-from flowbinding_operator.children import Children, ForeignError
-from flowbinding_operator.events import event, happenings
+from flowbinding_operator.children import Children
+from flowbinding_operator.conditions import View
+from flowbinding_operator.deployed import Deployments, replicas_of
 from flowbinding_operator.kube import Kube, KubeError
 from flowbinding_operator.lag import Target, Trouble
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.pod import Defaults, Manifest
 from flowbinding_operator.poller import LagWatcher
 from flowbinding_operator.probe import Prober, target_of
 from flowbinding_operator.probed import Probed, remembered
@@ -43,7 +44,8 @@ from flowbinding_operator.references import (
     references,
     secret_reader,
 )
-from flowbinding_operator.scaling import Decision, History
+from flowbinding_operator.reporter import Reporter
+from flowbinding_operator.scaling import History
 from flowbinding_operator.scheduled import ACTIVE_RETRY_SECONDS, Schedules
 from flowbinding_operator.store import Cache
 from flowbinding_operator.topics import NOTHING, Provisioned
@@ -67,16 +69,8 @@ class Config:
     """What an administrator has set for all bindings."""
 
     kafka: Kafka
-    worker: desired.Defaults
+    worker: Defaults
     instance: str = ""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is remembered of a binding between reconciles; all of it may be lost."""
-
-    wrote_at: float | None = None
-    ready: bool = True
 
 
 class Reconciler:
@@ -92,24 +86,24 @@ class Reconciler:
         lag: LagWatcher,
         autoscaler: Autoscaler,
         prober: Prober,
+        deployments: Deployments,
         schedules: Schedules,
         provisioner: Provisioner,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kube = kube
         self._config = config
         self._bindings = bindings
         self._children = children
         self._lag = lag
         self._autoscaler = autoscaler
         self._prober = prober
+        self._deployments = deployments
         self._schedules = schedules
         self._provisioner = provisioner
         self._metrics = metrics
-        self._clock = clock
         self._referenced = Referenced(kube, clock)
-        self._memory: dict[str, Memory] = {}
+        self._reporter = Reporter(kube, bindings, metrics, config.instance, clock)
 
     async def reconcile(self, key: str) -> float | None:
         """Reconcile one binding. Returns after how many seconds to look again, if at all."""
@@ -139,38 +133,42 @@ class Reconciler:
         except InvalidBindingError as error:
             return await self._invalid(key, body, old, str(error))
         wanted = references(binding)
-        memory = self._memory.setdefault(key, Memory())
-        believed = REFERENCES_SECONDS if memory.ready else REPAIR_SECONDS
+        believed = REFERENCES_SECONDS if self._reporter.ready(key) else REPAIR_SECONDS
         known = await self._referenced.read(binding, wanted, believed=believed)
         if binding.spec.source.schedule is not None:
             return await self._reconcile_schedule(binding, body, old, known)
-        live, refused = await self._deployment_of(body["metadata"])
+        live, refused = await self._deployments.find(body["metadata"])
         # Whatever else is missing: "Latest" means the end as it is now, and not after the repair.
         blind = known.missing(tuple(item for item in wanted if item.of_kafka), binding)
         blind = blind or self._watch(binding, known.objects, live)
         missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
         track = self._track(binding, old, live)
-        observation, decision = track.observation, track.decide()
-        view = status.View(
+        observation, decision = track.observation, track.standing()
+        view = View(
             observation, decision, Workers(), missing or blind, refused, track.explain(decision)
         )
-        trouble = observation.trouble if observation else None
-        if trouble is not None and trouble.reason is Reason.TOPIC_MISSING:
+        if observation is not None and observation.misses_topic:
             self._provisioner.hurry(key)
         topics = self._provision(binding, known)
         view = replace(view, probed=self._probe(binding, old, known.objects), topics=topics)
-        view = await self._act(binding, track, view, known.objects, live)
+        view = await self._deployments.act(
+            binding,
+            lambda: self._worker(desired.deployment, binding, known.objects),
+            track,
+            view,
+            live,
+        )
         if await self._report(binding, body, old, view) and observation is not None:
             track.written = stamp_of(observation, decision)
-        again = _again(view, wanted, ready=memory.ready)
+        again = _again(view, wanted, ready=self._reporter.ready(key))
         return _soonest(again, self._provisioner.next_look(key))
 
     async def _reconcile_schedule(
         self, binding: FlowBinding, body: Mapping[str, Any], old: FlowBindingStatus, known: Known
     ) -> float | None:
         """The same for a binding whose source is a schedule: nothing is watched or scaled."""
-        self._lag.forget(binding.key)
         self._autoscaler.forget(binding.key)
+        self._unwatch(binding.key)
         wanted = references(binding)
         missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
         topics = self._provision(binding, known)
@@ -178,11 +176,10 @@ class Reconciler:
             binding, lambda: self._worker(desired.cron_job, binding, known.objects), missing, topics
         )
         view = replace(view, probed=self._probe(binding, old, known.objects))
-        new = runs.status_of(binding, old, view, now=_now())
-        self._metrics.reported(binding.key, new)
-        ready = new.conditions[0].status is ConditionStatus.TRUE
-        self._memory[binding.key].ready = ready
-        await self._write_status(binding.key, body, old, new)
+        unasked = topics.pending and missing is None and not view.refused
+        if not (unasked and self._tells_more(binding, old)):
+            new = runs.status_of(binding, old, view, now=_now())
+            await self._reporter.report(binding.key, body, old, new)
         again = REFERENCES_SECONDS if wanted else None
         if missing is not None or view.refused:
             again = MISSING_RETRY_SECONDS if missing is not None else REFUSED_RETRY_SECONDS
@@ -192,13 +189,12 @@ class Reconciler:
 
     def _provision(self, binding: FlowBinding, known: Known) -> Provisioned:
         """Have topics made, if they are asked for; what is known of them."""
-        if not binding.spec.provisioning.create:
-            self._provisioner.forget(binding.key)
-            return NOTHING
         kafka = binding.spec.kafka
         needed = tuple(item for item in references(binding) if item.of_kafka)
-        if kafka.bootstrap_servers is None or known.missing(needed, binding) is not None:
-            # Another condition says so.
+        cannot = kafka.bootstrap_servers is None or known.missing(needed, binding) is not None
+        if cannot or not binding.spec.provisioning.create:
+            # Another condition says what is missing.
+            self._provisioner.forget(binding.key)
             return NOTHING
         try:
             return self._provisioner.want(
@@ -209,42 +205,22 @@ class Reconciler:
         except FlowBindingError as error:
             return Provisioned(asked=True, trouble=Trouble(Reason(error.reason), str(error)))
 
-    async def _deployment_of(
-        self, metadata: Mapping[str, Any]
-    ) -> tuple[Mapping[str, Any] | None, str]:
-        """The Deployment of the binding with that metadata, and what forbids writing it.
-
-        One that is somebody else's, or that we may not see, counts as none.
-        """
-        namespace, name = metadata["namespace"], desired.worker_name(metadata["name"])
-        try:
-            return await self._children.deployment(namespace, name, metadata["uid"]), ""
-        except ForeignError as error:
-            return None, str(error)
-        except KubeError as error:
-            if not error.refusal:
-                raise
-            return None, f"Deployment {namespace}/{name} cannot be read: {error}"
-
     async def _invalid(
         self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, message: str
     ) -> float | None:
         """Tell that the spec cannot be understood. Workers run on, unless it says `paused`."""
         # No lag leads to a decision now. The next valid spec starts anew from the Deployment.
-        self._lag.forget(key)
         self._autoscaler.forget(key)
+        self._unwatch(key)
         self._prober.forget(key)
-        self._metrics.forget(key)
+        self._provisioner.forget(key)
         spec, metadata = body.get("spec"), body["metadata"]
         paused = isinstance(spec, Mapping) and spec.get("paused") is True
-        live, refused = await self._deployment_of(metadata)
-        try:
-            if paused and live is not None:
-                live = await self._children.scale(live, 0)
-        except KubeError as error:
-            if not error.refusal:
-                raise
-            refused = str(error)
+        live, refused = await self._deployments.find(metadata)
+        if paused:
+            # What its source is, the spec does not tell for certain.
+            live, kept = await self._deployments.stop(live)
+            refused = await self._schedules.stop(metadata) or kept or refused
         new = status.invalid(
             old,
             f"{message}; {refused}" if refused else message,
@@ -254,8 +230,7 @@ class Reconciler:
             generation=metadata.get("generation"),
             now=_now(),
         )
-        self._metrics.reported(key, new)
-        await self._write_status(key, body, old, new)
+        await self._reporter.report(key, body, old, new)
         return REFUSED_RETRY_SECONDS if refused else None
 
     def _probe(
@@ -273,7 +248,7 @@ class Reconciler:
         self, binding: FlowBinding, old: FlowBindingStatus, live: Mapping[str, Any] | None
     ) -> Track:
         def start() -> History:
-            replicas = old.desired_replicas or 0 if live is None else _replicas(live)
+            replicas = old.desired_replicas or 0 if live is None else replicas_of(live)
             return History(
                 replicas=replicas,
                 recommended=old.recommended_replicas,
@@ -282,69 +257,10 @@ class Reconciler:
 
         return self._autoscaler.track(binding.key, binding.spec, start)
 
-    async def _act(
-        self,
-        binding: FlowBinding,
-        track: Track,
-        view: status.View,
-        objects: Objects,
-        live: Mapping[str, Any] | None,
-    ) -> status.View:
-        """Bring the children to where they should be, as far as that is possible.
-
-        Returns `view` with what came of it.
-        """
-        decision, refused = view.decision, view.refused
-        if view.missing is not None:
-            # New Pods could not start, but what runs may be fine and goes on.
-            decision = _no_higher(decision, _replicas(live) if live else 0)
-        try:
-            if view.missing is None and not refused:
-                live = await self._children.apply(
-                    binding.key,
-                    desired.config_map(binding),
-                    self._worker(desired.deployment, binding, objects),
-                    live,
-                )
-                metadata, name = binding.metadata, desired.worker_name(binding.metadata.name)
-                uid = str(metadata.uid)
-                await self._children.prune("CronJob", metadata.namespace, name, uid)
-            if live is not None and decision.replicas is not None:
-                live = await self._children.scale(live, decision.replicas)
-                track.history.replicas = decision.replicas
-        except ForeignError as error:
-            refused = str(error)
-        except KubeError as error:
-            if not error.refusal:
-                raise
-            refused = str(error)
-        if refused:
-            decision = replace(decision, replicas=None)
-        workers = await self._workers(binding, live)
-        return replace(view, decision=decision, workers=workers, refused=refused)
-
-    def _worker(
-        self, make: desired.Maker, binding: FlowBinding, objects: Objects
-    ) -> desired.Manifest:
+    def _worker(self, make: desired.Maker, binding: FlowBinding, objects: Objects) -> Manifest:
         wanted = references(binding)
         versions = [version_of(item, objects) for item in wanted if not item.reloaded]
         return make(binding, wanted, desired.content_hash(versions), self._config.worker)
-
-    async def _workers(self, binding: FlowBinding, live: Mapping[str, Any] | None) -> Workers:
-        workers = observe(live)
-        if live is None or workers.ready >= workers.desired:
-            return workers
-        # Only now the Pods are worth a request.
-        selector = desired.selector(binding.metadata.name)
-        pods: Sequence[Mapping[str, Any]] = ()
-        try:
-            pods = await self._kube.list("Pod", binding.metadata.namespace, selector)
-        except KubeError as error:
-            if not error.refusal:
-                raise
-            # They would only say why workers are not ready.
-            log.warning("Pods not listed", binding=binding.key, error=str(error))
-        return observe(live, pods, now=time.time())
 
     def _watch(
         self, binding: FlowBinding, objects: Objects, live: Mapping[str, Any] | None
@@ -352,7 +268,7 @@ class Reconciler:
         """Have the lag watched. Returns what prevents it."""
         kafka = binding.spec.kafka
         if kafka.bootstrap_servers is None:
-            self._lag.forget(binding.key)
+            self._unwatch(binding.key)
             return None
         cluster = cluster_id(kafka, objects)
         try:
@@ -360,7 +276,7 @@ class Reconciler:
             known = cluster in self._lag.pollers
             options = {} if known else client_options(kafka, secret_reader(objects))
         except FlowBindingError as error:
-            self._lag.forget(binding.key)
+            self._unwatch(binding.key)
             return Missing(Reason(error.reason), str(error), "spec.kafka")
         workers = observe(live)
         target = Target(
@@ -375,62 +291,28 @@ class Reconciler:
         self._lag.watch(target, cluster, options)
         return None
 
+    def _unwatch(self, key: str) -> None:
+        self._lag.forget(key)
+        self._autoscaler.blind(key)
+        self._metrics.unobserved(key)
+
     async def _report(
         self,
         binding: FlowBinding,
         body: Mapping[str, Any],
         old: FlowBindingStatus,
-        view: status.View,
+        view: View,
     ) -> bool:
         """Write the status, if need be. Whether it tells of `view` now."""
-        memory = self._memory[binding.key]
-        restarted = old.conditions and memory.wrote_at is None
-        same_spec = old.observed_generation == binding.metadata.generation
-        unasked = view.observation is None and _understood(binding, view)
-        if restarted and same_spec and unasked:
-            # What was known before this process is better than "not asked yet".
+        if _unasked(binding, view) and self._tells_more(binding, old):
             return False
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
-        self._metrics.reported(binding.key, new)
-        memory.ready = new.conditions[0].status is ConditionStatus.TRUE
-        return await self._write_status(binding.key, body, old, new)
+        return await self._reporter.report(binding.key, body, old, new)
 
-    async def _write_status(
-        self, key: str, body: Mapping[str, Any], old: FlowBindingStatus, new: FlowBindingStatus
-    ) -> bool:
-        """Write what has changed, with its Events. Whether the status is up to date now."""
-        memory = self._memory.setdefault(key, Memory())
-        raw = body.get("status") or {}
-        changes = status.patch(raw, new)
-        if not changes:
-            return True
-        elapsed = self._clock() - memory.wrote_at if memory.wrote_at is not None else math.inf
-        if not status.worth_writing(changes, raw, elapsed):
-            return False
-        metadata = body["metadata"]
-        log.debug("status", binding=key, changes=changes)
-        written = await self._kube.patch_status(metadata["namespace"], metadata["name"], changes)
-        self._metrics.writes.labels("Status").inc()
-        self._bindings.put(key, written)
-        memory.wrote_at = self._clock()
-        for happening in happenings(old, new):
-            name = f"{metadata['name']}.{time.time_ns():x}"
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            instance = self._config.instance
-            item = event(metadata, happening, instance=instance, now=now, name=name)
-            await self._record(key, item)
-        return True
-
-    async def _record(self, key: str, item: Mapping[str, Any]) -> None:
-        try:
-            await self._kube.create_event(item)
-        except KubeError as error:
-            # The condition says the same; an Event is not worth another reconcile.
-            if not error.ending:
-                log.warning("event not recorded", binding=key, error=str(error))
-        else:
-            self._metrics.events.labels(item["type"], item["reason"]).inc()
-            log.info(item["note"], binding=key, reason=item["reason"])
+    def _tells_more(self, binding: FlowBinding, old: FlowBindingStatus) -> bool:
+        """Whether what was known before this process is better than "not asked yet"."""
+        restarted = bool(old.conditions) and not self._reporter.wrote(binding.key)
+        return restarted and old.observed_generation == binding.metadata.generation
 
     def _forget(self, key: str) -> None:
         self._lag.forget(key)
@@ -441,14 +323,14 @@ class Reconciler:
         self._referenced.forget(key)
         self._schedules.forget(key)
         self._provisioner.forget(key)
-        self._memory.pop(key, None)
+        self._reporter.forget(key)
 
 
 def _soonest(*times: float | None) -> float | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def _again(view: status.View, wanted: tuple[Reference, ...], *, ready: bool) -> float | None:
+def _again(view: View, wanted: tuple[Reference, ...], *, ready: bool) -> float | None:
     if view.missing is not None:
         return MISSING_RETRY_SECONDS
     if view.refused:
@@ -460,20 +342,12 @@ def _again(view: status.View, wanted: tuple[Reference, ...], *, ready: bool) -> 
     return None
 
 
-def _understood(binding: FlowBinding, view: status.View) -> bool:
+def _unasked(binding: FlowBinding, view: View) -> bool:
     """Whether all that is missing is the first answer from Kafka."""
     asked = binding.spec.kafka.bootstrap_servers is not None
-    return asked and view.missing is None and not view.refused
-
-
-def _replicas(deployment: Mapping[str, Any]) -> int:
-    return int(deployment["spec"].get("replicas", 1))
-
-
-def _no_higher(decision: Decision, current: int) -> Decision:
-    if decision.replicas is None or decision.replicas <= current:
-        return decision
-    return replace(decision, replicas=current)
+    understood = asked and view.missing is None and not view.refused
+    found = view.observation
+    return understood and (found is None or (view.topics.pending and found.trouble is None))
 
 
 def _old_status(body: Mapping[str, Any]) -> FlowBindingStatus:

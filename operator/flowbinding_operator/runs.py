@@ -10,10 +10,7 @@ from typing import Any
 from flowbinding_api.binding import FlowBinding
 from flowbinding_api.reasons import Reason
 from flowbinding_api.status import ConditionType, FlowBindingStatus
-from flowbinding_operator.desired import JOB_LABEL
-from flowbinding_operator.probed import Probed
-from flowbinding_operator.references import Missing
-from flowbinding_operator.status import (
+from flowbinding_operator.conditions import (
     FALSE,
     TRUE,
     State,
@@ -21,8 +18,11 @@ from flowbinding_operator.status import (
     flow_configured,
     paused_state,
     provisioned,
-    with_times,
 )
+from flowbinding_operator.pod import JOB_LABEL
+from flowbinding_operator.probed import Probed
+from flowbinding_operator.references import Missing
+from flowbinding_operator.status import with_times
 from flowbinding_operator.topics import NOTHING, Provisioned
 from flowbinding_operator.workers import pod_trouble
 

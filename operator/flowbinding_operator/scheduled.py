@@ -11,6 +11,7 @@ from flowbinding_api.binding import FlowBinding
 from flowbinding_operator import desired, runs
 from flowbinding_operator.children import Children, ForeignError
 from flowbinding_operator.kube import Kube, KubeError
+from flowbinding_operator.pod import Manifest
 from flowbinding_operator.references import Missing
 from flowbinding_operator.store import Cache
 from flowbinding_operator.topics import Provisioned
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 ACTIVE_RETRY_SECONDS = 15.0
 """How often a run's Pods are looked at: one that cannot begin changes nothing that is watched."""
 
-Make = Callable[[], desired.Manifest]
+Make = Callable[[], Manifest]
 
 
 class Schedules:
@@ -69,6 +70,22 @@ class Schedules:
             refused = str(error)
         found = await self._runs(binding, live) if live is not None else runs.Runs()
         return runs.RunView(found, missing, refused, topics)
+
+    async def stop(self, metadata: Mapping[str, Any]) -> str:
+        """Have the binding with that metadata begin no more runs. Returns what forbids it."""
+        namespace, name = metadata["namespace"], desired.worker_name(metadata["name"])
+        try:
+            live = await self._children.find("CronJob", namespace, name, metadata["uid"])
+            if live is not None:
+                await self._children.suspend(live)
+        except ForeignError:
+            # It is not the binding's.
+            return ""
+        except KubeError as error:
+            if not error.refusal:
+                raise
+            return str(error)
+        return ""
 
     async def _runs(self, binding: FlowBinding, live: Mapping[str, Any]) -> runs.Runs:
         namespace = binding.metadata.namespace

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowbinding_operator.desired import BINDING_LABEL
+from flowbinding_operator.pod import BINDING_LABEL
 
 Object = Mapping[str, Any]
 

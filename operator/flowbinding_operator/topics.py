@@ -60,6 +60,11 @@ class Provisioned:
     trouble: Trouble | None = None
     note: str = ""
 
+    @property
+    def pending(self) -> bool:
+        """Whether nobody has looked yet."""
+        return self.asked and not self.done and self.trouble is None
+
 
 NOTHING = Provisioned()
 """Of a binding that asks for no topics."""

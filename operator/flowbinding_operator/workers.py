@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flowbinding_api.reasons import Reason
-from flowbinding_operator.desired import STARTUP_SECONDS
+from flowbinding_operator.pod import STARTUP_SECONDS
 
 IMAGE_REASONS = frozenset(
     {

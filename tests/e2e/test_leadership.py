@@ -56,6 +56,14 @@ def says_to_lead(pod: dict[str, Any]) -> float:
     return float(found[1])
 
 
+def written(pod: dict[str, Any]) -> set[str]:
+    """Kinds of objects that an operator has written."""
+    text = httpx.get(f"http://{pod['status']['podIP']}:8080/metrics").text
+    return set(
+        re.findall(r'^flowbinding_operator_kubernetes_writes_total{kind="(\w+)"}', text, re.M)
+    )
+
+
 def restarts(pod: dict[str, Any]) -> tuple[str, int]:
     (status,) = pod["status"]["containerStatuses"]
     return pod["metadata"]["name"], status["restartCount"]
@@ -141,6 +149,9 @@ async def test_another_operator_takes_over_in_mid_scale(
     for name in ("b0", "b1"):
         assert scalings(namespace, name) == ["from 0 to 6 replicas"]
         assert namespace.wanted(name) == 6
+    # What it has found was as it should be.
+    (third,) = (pod for pod in pods(two) if says_to_lead(pod))
+    assert not written(third) & {"Deployment", "ConfigMap"}
 
 
 async def test_a_control_plane_in_trouble_scales_nothing_twice(

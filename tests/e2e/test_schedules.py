@@ -70,6 +70,13 @@ async def test_a_schedule_runs_by_hand_and_its_failure_heals(
     await namespace.has_condition("nightly", "Ready", "True", "Ready")
     assert namespace.status("nightly")["reason"] == "RunSucceeded"
 
+    # A spec that only the operator sees through can still be paused.
+    unclear = {**binding["spec"]["flow"], "input": "{{ value"}
+    namespace.apply({**binding, "spec": {**binding["spec"], "flow": unclear, "paused": True}})
+    await namespace.has_condition("nightly", "Ready", "False", "InvalidSpec")
+    assert namespace.get("cronjob", "nightly-worker")["spec"]["suspend"] is True
+    assert namespace.condition("nightly", "Paused") == ("True", "Paused")
+
     binding["spec"]["source"] = {"topic": output + ".in"}
     namespace.apply(binding)
     await eventually("a Deployment", lambda: namespace.get("deploy", "nightly-worker"))

@@ -163,7 +163,10 @@ async def test_tail_follows(desk: Desk, topic: TopicFactory) -> None:
     await process.wait()
 
 
-async def test_status_shows_a_worker_at_work(desk: Desk, tmp_path: Path) -> None:
+async def test_status_and_answers_of_a_worker_at_work(
+    desk: Desk, topic: TopicFactory, tmp_path: Path
+) -> None:
+    desk.write(output={"topic": await topic()})
     await kafkaio.produce(desk.bootstrap, desk.source, [(None, b"hello")] * 5)
     document = {
         "apiVersion": "flowbinding.io/v1alpha1",
@@ -175,6 +178,10 @@ async def test_status_shows_a_worker_at_work(desk: Desk, tmp_path: Path) -> None
         await until(lambda: drained(worker), what="all is committed")
         shown = json.loads(await command.succeed("status", desk.file, "-o", "json"))["kafka"]
         readable = await command.succeed("status", desk.file)
+        said = ("--text", "one", "--text", "two", "--wait", "60")
+        answered = json.loads(await command.succeed("produce", desk.file, *said, "-o", "json"))
+        assert answered["written"] == 2
+        assert {line["value"]["result"] for line in answered["answers"]} == {"one", "two"}
     [found] = shown["workers"]
     assert (found["name"], found["partitions"], found["trouble"]) == ("desk-0", 3, "")
     assert found["slots"] == 10

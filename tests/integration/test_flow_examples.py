@@ -1,4 +1,4 @@
-"""The loan example: its flow files are current, and its agents understand each other."""
+"""Flows of the examples: the loan example's agents understand each other, samples run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flowbinding_api import FlowBinding, load_binding
+from flowbinding_cli.manifests import Sample, sample_text
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import make_flow
 from flowbinding_worker.payload import Payload
@@ -101,6 +102,25 @@ async def test_the_three_agents(files: Files) -> None:
         "model": "rules-v1",
         "temperature": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("which", "answer"),
+    [
+        (Sample.SIMPLE, "Where is it?"),
+        (Sample.ADVANCED, "Answer in three words.\n\nQuestion: Where is it?"),
+    ],
+    ids=["simple", "advanced"],
+)
+async def test_the_commands_sample_flows_run(which: Sample, answer: str, tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "flow.json").write_text(sample_text(which, "json"))
+    consumer = (LOAN.parent / "consumer" / "binding.yaml").read_text()
+    value = b'{"message": "Where is it?", "style": "three words"}'
+    message = Record(Partition("questions.v1", 0), 0, None, value, (), 0)
+    written = await passed_on(load_binding(consumer), message, Files(config_maps=tmp_path))
+    assert written is not None
+    assert json.loads(written.value or b"")["result"] == answer
 
 
 async def test_an_invalid_application_is_reported_and_not_scored(files: Files) -> None:

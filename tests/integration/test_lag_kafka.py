@@ -16,7 +16,7 @@ import kafkaio
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
-from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink
+from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, MovedError
 from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import ClusterPoller, LagWatcher
@@ -96,7 +96,7 @@ async def test_a_group_with_members_is_not_empty(kafka: KafkaBroker, topic: Topi
         await consumer.start()
         try:
             assert not await link.is_empty(f"{name}.g")
-            with pytest.raises(ClusterError):
+            with pytest.raises(MovedError, match="has members by now"):
                 await link.commit(f"{name}.g", {Partition(name, 0): Commit(0)})
         finally:
             await consumer.stop()

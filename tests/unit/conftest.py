@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from flowbinding_worker import committer, engine
 from flowbinding_worker.control import circuit
 from flowbinding_worker.control.retry import Backoff
 from worker_fakes import FakeBroker
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> None:
+    """As workers write them: rich's pictures of them take a second each on a busy machine."""
+    if not structlog.is_configured():
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_two_operators_prefer_two_nodes_and_go_one_at_a_time(chart: Chart) -> No
     ((rule,),) = rules.values()
     assert list(rules) == ["preferredDuringSchedulingIgnoredDuringExecution"]
     assert rule["podAffinityTerm"]["labelSelector"] == deployment["spec"]["selector"]
-    own = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+    own: dict[str, Any] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
     assert chart.render(replicas=2, affinity=own).pod["spec"]["affinity"] == own
 
 

@@ -40,11 +40,11 @@ def granted(role: Manifest) -> dict[str, set[str]]:
 
 
 OPERATOR = {
-    "flowbinding.io/flowbindings": {"get", "list", "watch"},
-    "flowbinding.io/flowbindings/status": {"get", "patch"},
+    "flowbinding.io/flowbindings": {"list", "watch"},
+    "flowbinding.io/flowbindings/status": {"patch"},
     "flowbinding.io/flowbindings/finalizers": {"update"},
     "apps/deployments": {"get", "list", "watch", "create", "patch", "delete"},
-    "apps/deployments/scale": {"get", "patch"},
+    "apps/deployments/scale": {"patch"},
     "batch/cronjobs": {"get", "list", "watch", "create", "patch", "delete"},
     "batch/jobs": {"list", "watch"},
     "/configmaps": {"get", "create", "patch"},

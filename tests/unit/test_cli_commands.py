@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from aiokafka import TopicPartition
 from rich.console import Console
@@ -22,7 +19,6 @@ from flowbinding_api.binding import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_cli import options
-from flowbinding_cli.main import app
 from flowbinding_cli.scan import Scope
 from flowbinding_cli.status import kafka_status, show
 from flowbinding_cli.tail import line_of, text_of, topics_of
@@ -209,6 +205,7 @@ def test_dead_letters_that_are_switched_off() -> None:
         ("produce",),
         ("produce", "--topic", "t", "--text", "x"),
         ("produce", "x.yaml", "--text", "a", "--json", "1"),
+        ("produce", "--topic", "t", "--bootstrap-servers", "h:1", "--text", "a", "--wait", "1"),
         ("produce", "x.yaml", "--text", "a", "--key", "k", "--key-field", "f"),
         ("dead-letters", "replay"),
         ("flow", "sample", "huge"),
@@ -216,22 +213,3 @@ def test_dead_letters_that_are_switched_off() -> None:
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], kube: FakeKube) -> None:
     assert run(*arguments).exit_code == 2
-
-
-def examples() -> list[str]:
-    """Command lines of the documentation."""
-    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
-    lines = text.replace("\\\n", "").splitlines()
-    return [line for line in lines if line.startswith("flowbinding ")]
-
-
-@pytest.mark.parametrize("line", examples())
-def test_the_documentation_names_commands_and_options_that_exist(line: str) -> None:
-    command: Any = typer.main.get_command(app)
-    words = shlex.split(line, comments=True)[1:]
-    while words and words[0] in getattr(command, "commands", {}):
-        command = command.commands[words.pop(0)]
-    params = command.params
-    known = {name for param in params for name in (*param.opts, *param.secondary_opts)}
-    assert not hasattr(command, "commands") or words == ["--install-completion"]
-    assert {word for word in words if word.startswith("--")} <= known

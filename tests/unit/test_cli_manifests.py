@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_samples_are_valid(which: Sample) -> None:
     printed = run("flow", "sample", which.value).stdout
     assert printed == sample_text(which)
     assert run("validate", "-", stdin=printed).exit_code == 0
+
+
+@pytest.mark.parametrize("which", Sample)
+def test_sample_flows_are_langflows(which: Sample) -> None:
+    flow = json.loads(run("flow", "sample", which.value, "--flow-json").stdout)
+    assert flow["endpoint_name"] == f"support-{which.value}"
+    ids = {node["id"] for node in flow["data"]["nodes"]}
+    assert ids >= {"ChatInput-in", "ChatOutput-out"}
+    assert {
+        end for edge in flow["data"]["edges"] for end in (edge["source"], edge["target"])
+    } == ids
 
 
 def test_config_shows_defaults_and_hides_secrets(tmp_path: Path) -> None:

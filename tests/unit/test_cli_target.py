@@ -14,6 +14,7 @@ from flowbinding_api.errors import FlowBindingError
 from flowbinding_cli.kube import KubeClient, KubeError
 from flowbinding_cli.target import WORKER_KEY, WORKER_SUFFIX, Finder, Target
 from flowbinding_operator import desired
+from flowbinding_operator.pod import CONFIG_KEY
 from manifests import manifest
 
 
@@ -23,7 +24,7 @@ def find(kube: FakeKube, reference: str, **given: Any) -> Target:
 
 def test_the_names_are_the_operators() -> None:
     assert desired.worker_name("x") == f"x{WORKER_SUFFIX}"
-    assert desired.CONFIG_KEY == WORKER_KEY
+    assert CONFIG_KEY == WORKER_KEY
 
 
 def test_the_operators_default_is_read_from_the_workers_config_map() -> None:

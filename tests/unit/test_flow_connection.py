@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -158,6 +159,9 @@ async def test_what_nobody_asked_for_ends_a_connection(pool: ConnectionPool) -> 
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nok", httpx.ReadError),
         (b"SSH-2.0-OpenSSH\r\n\r\n", httpx.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok", httpx.HTTPError),
+        pytest.param(
+            b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", httpx.ReadError, id="hints only"
+        ),
     ],
 )
 async def test_broken_answers(pool: ConnectionPool, answer: bytes, error: type[Exception]) -> None:
@@ -175,6 +179,28 @@ async def test_an_endless_answer_is_cut_off(
         status, body = await ask(pool, server.url())
         assert status == 200
         assert 1000 < len(body) <= 100_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, id="headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\na: " + b"b" * 3000, id="header"),
+        pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000, id="hints"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n0\r\n"
+            + b"a: b\r\n" * 1000,
+            id="trailers",
+        ),
+    ],
+)
+async def test_an_endless_head_is_cut_off(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(connection, "MAX_HEAD_BYTES", 2000)
+    async with listening(Server(answer)) as server:
+        with pytest.raises(httpx.RemoteProtocolError, match="headers are too long"):
+            await ask(pool, server.url())
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\0b"])
@@ -217,6 +243,34 @@ async def test_a_plain_request_over_a_proxy() -> None:
     assert head.startswith(b"POST http://langflow.example/run?a=b HTTP/1.1\r\n")
     assert b"Host: langflow.example\r\n" in head
     assert b"Proxy-Authorization: Basic dXNlcjpvZi10aGUtcHJveHk=\r\n" in head
+
+
+async def test_a_user_and_a_password_in_the_url(pool: ConnectionPool) -> None:
+    async with listening(Server(OK)) as server:
+        url = server.url().copy_with(userinfo=b"us%2541er:p%C3%B6%25")
+        assert await ask(pool, url) == (200, b"ok")
+    proof = base64.b64encode("us%41er:pö%".encode())
+    assert b"Authorization: Basic " + proof in server.asked[0].split(b"\r\n")
+
+
+async def test_a_proxy_is_asked_for_an_ipv6_address_in_brackets() -> None:
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 Not there\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as sockets:
+        proxy = httpx.URL(f"http://127.0.0.1:{sockets.sockets[0].getsockname()[1]}")
+        pool = ConnectionPool(ssl.create_default_context(), proxy=proxy)
+        with pytest.raises(httpx.ProxyError, match="403 Not there"):
+            await ask(pool, httpx.URL("https://[fd00::1]/run"))
+    assert asked[0].split(b"\r\n")[:2] == [
+        b"CONNECT [fd00::1]:443 HTTP/1.1",
+        b"Host: [fd00::1]:443",
+    ]
 
 
 @pytest.mark.parametrize("url", ["ftp://host/", "http:///path"])

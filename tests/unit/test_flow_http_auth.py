@@ -264,6 +264,30 @@ async def test_a_refused_token_is_replaced_once(files: Files) -> None:
     assert servers.seen[3:] == ["Bearer token-6", "Bearer token-7"]
 
 
+async def test_tokens_of_long_ago_are_forgotten(files: Files) -> None:
+    servers = Servers(life=0)
+    flow = make(servers, files, auth={"oauth2": OAUTH})
+    for _ in range(30):
+        await flow.run(REQUEST)
+    await flow.close()
+    said = redact(" ".join(f"<token-{number}>" for number in range(1, 31)))
+    assert "<token-5>" in said
+    assert "token-15>" not in said
+    assert said.endswith("<***>")
+
+
+async def test_a_token_that_comes_again_and_again_stays_a_secret(files: Files) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        token = {"access_token": "the-same-token", "expires_in": 0}
+        return httpx.Response(200, json=token if request.url.host == "idp.example" else {})
+
+    flow = make(handler, files, auth={"oauth2": OAUTH})
+    for _ in range(50):
+        await flow.run(REQUEST)
+    await flow.close()
+    assert redact("the-same-token") == "***"
+
+
 async def test_a_token_is_not_replaced_by_all_who_had_it(files: Files) -> None:
     servers = Servers()
     flow = make(servers, files, auth={"oauth2": OAUTH})

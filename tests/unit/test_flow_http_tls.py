@@ -6,9 +6,11 @@ The servers are real, in this process, and so are the certificates.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,14 @@ async def test_a_missing_key_is_seen_at_the_start(files: Files, server: Server) 
         await flow.start()
 
 
+async def test_missing_authorities_of_the_system_are_seen_at_the_start(
+    files: Files, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.secrets / "nothing"))
+    with pytest.raises(ProcessingError, match="the system's certificates: no usable PEM"):
+        await make(server, files, None).start()
+
+
 async def test_the_token_endpoint_may_be_of_the_same_authority(
     files: Files, server: Server, authority: Authority
 ) -> None:
@@ -264,3 +274,76 @@ async def test_the_token_endpoint_may_be_of_the_same_authority(
         await flow.close()
     # Our certificate is for the flow server only.
     assert (tokens.callers, server.callers) == ([None], ["first"])
+
+
+async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+@asynccontextmanager
+async def tunnelling(asked: list[bytes]) -> AsyncIterator[str]:
+    """A proxy; gives its address."""
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        host, _, port = asked[-1].split()[1].decode().rpartition(":")
+        there = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n")
+        writer.write(b"via: proxy\r\n\r\n")
+        await asyncio.gather(passed_on(reader, there[1]), passed_on(there[0], writer))
+        for stream in (writer, there[1]):
+            with contextlib.suppress(OSError):
+                await stream.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as sockets:
+        yield f"127.0.0.1:{sockets.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def test_a_tunnel_through_a_proxy_serves_one_call_after_the_other(
+    files: Files, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    async with tunnelling(asked) as address:
+        # Usual, though it is no URL.
+        monkeypatch.setenv("HTTPS_PROXY", f"user:of-the-proxy@{address}")
+        flow = make(server, files, {**CA, **CLIENT})
+        for _ in range(3):
+            await flow.run(REQUEST)
+        await flow.close()
+    assert server.callers == ["first"] * 3
+    (head,) = asked
+    assert head.startswith(f"CONNECT {server.url.removeprefix('https://')} HTTP/1.1".encode())
+    assert b"Proxy-Authorization: Basic dXNlcjpvZi10aGUtcHJveHk=\r\n" in head
+
+
+@pytest.mark.parametrize("rudely", [False, True])
+async def test_a_server_that_goes_away_is_no_wrong_certificate(
+    files: Files, authority: Authority, rudely: bool
+) -> None:
+    """Without a word of TLS, or with one, once it has the request."""
+
+    def serve(listening: socket.socket) -> None:
+        plain, _ = listening.accept()
+        with context(authority, client=False).wrap_socket(plain, server_side=True) as secured:
+            assert secured.recv(4096).startswith(b"POST ")
+            if not rudely:
+                with contextlib.suppress(OSError):
+                    secured.unwrap()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(asyncio.to_thread(serve, listening))
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        flow = make(Server(url), files, CA)
+        with pytest.raises(ProcessingError) as raised:
+            await flow.run(REQUEST)
+        await flow.close()
+        await serving
+    assert raised.value.failure is Failure.TRANSIENT
+    assert raised.value.outcome_unknown

@@ -407,6 +407,18 @@ async def test_a_proxy_that_refuses_lets_nothing_through(
     assert (error.failure, error.outcome_unknown) == (failure, False)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://me:of-the-proxy@proxy", "http://of-the-proxy:@[::1"])
+async def test_a_proxy_that_is_none_is_seen_at_the_start(
+    files: Files, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    flow = LangflowFlow(make_flow(url="https://langflow.example"), files, slots=1)
+    with pytest.raises(ProcessingError, match="HTTPS_PROXY") as raised:
+        await flow.start()
+    assert raised.value.failure is Failure.CONFIGURATION
+    assert "of-the-proxy" not in str(raised.value)
+
+
 async def test_a_connection_that_does_not_come_is_no_unknown_outcome(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from flowbinding_worker.flows.processes import pool
+from flowbinding_worker.flows.processes import fork, pool
 from flowbinding_worker.flows.processes.child import Fault
 from flowbinding_worker.flows.processes.fork import EngineMissingError, Forks
 from flowbinding_worker.flows.processes.handle import (
@@ -285,6 +285,44 @@ async def test_the_template_is_replaced_when_it_is_killed() -> None:
         parent, child = int(await bench.run("parent")), await bench.pid()
         await bench.pool.close()
         await gone(parent, child)
+
+
+async def test_a_process_that_cannot_be_forked_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "crowded_engine.py").write_text("""
+import os
+import local_stand_in
+fork, forks = os.fork, []
+def crowded():
+    forks.append(1)
+    if len(forks) == 2:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+def load():
+    os.fork = crowded
+    return local_stand_in.load()
+""")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}:{TESTS}")
+        bench = Bench(Forks("crowded_engine"))
+        running = await bench.begin("sleep 0.3")
+        await bench.run("x")
+        bench.document = document(name="two")
+        with pytest.raises(LoadError, match="ended with exit code 70"):
+            await bench.run("x")
+        assert await running == "n: sleep 0.3"
+        assert await bench.run("x") == "two: x"
+        await bench.pool.close()
+
+
+async def test_an_engine_that_is_not_ready_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_engine.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(fork, "START_SECONDS", 0.1)
+    monkeypatch.setattr(fork, "_CLOSE_SECONDS", 0.1)
+    with pytest.raises(EngineMissingError, match="not ready within"):
+        await Forks("slow_engine").start()
 
 
 async def test_nothing_outlives_a_worker_that_is_killed() -> None:

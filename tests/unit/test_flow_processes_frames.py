@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowbinding_worker.flows.processes import frames
 from flowbinding_worker.flows.processes.fork import ended_how
 from flowbinding_worker.flows.processes.frames import frame, read_frame
 
@@ -27,6 +28,16 @@ async def test_frames_that_are_no_messages(body: bytes) -> None:
     reader.feed_data(len(body).to_bytes(4, "big") + body)
     with pytest.raises((ValueError, RecursionError)):
         await read_frame(reader)
+
+
+async def test_frames_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_BYTES", 100)
+    reader = asyncio.StreamReader()
+    reader.feed_data((101).to_bytes(4, "big"))
+    with pytest.raises(ValueError, match="longer than"):
+        await read_frame(reader)
+    with pytest.raises(ValueError, match="longer than"):
+        frame({"a": "x" * 100})
 
 
 _JSON = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

@@ -11,10 +11,11 @@ import yaml
 from flowbinding_api.binding import FlowBinding, parse_binding
 from flowbinding_api.worker import PullPolicy, Resources
 from flowbinding_operator import desired
+from flowbinding_operator.pod import Defaults, selector_labels
 from flowbinding_operator.references import references
 from operator_fakes import manifest
 
-DEFAULTS = desired.Defaults(
+DEFAULTS = Defaults(
     image="registry/worker:1",
     image_pull_policy=PullPolicy.IF_NOT_PRESENT,
     image_pull_secrets=("pull",),
@@ -220,7 +221,7 @@ def test_every_knob_of_the_worker_is_honoured() -> None:
     assert spec["affinity"] == {"podAntiAffinity": {}}
     assert spec["serviceAccountName"] == "sa"
     constraint = spec["topologySpreadConstraints"][0]
-    assert constraint["labelSelector"] == {"matchLabels": desired.selector_labels("risk")}
+    assert constraint["labelSelector"] == {"matchLabels": selector_labels("risk")}
     assert template["metadata"]["annotations"]["a"] == "b"
     assert template["metadata"]["annotations"]["prometheus.io/scrape"] == "false"
 

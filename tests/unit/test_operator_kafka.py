@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import BootstrapServers
-from flowbinding_operator.kafka import ClusterError, KafkaLink
+from flowbinding_operator.kafka import ClusterError, KafkaLink, MovedError
+from flowbinding_operator.lag import Commit, Partition
 
 
 @pytest.mark.parametrize("host", ["kafka..svc", "k" * 64 + ".svc"])
@@ -88,3 +90,27 @@ async def test_a_broker_that_refuses_at_once_is_asked_again_at_once() -> None:
         with pytest.raises(ClusterError):
             await link._send(1, None)
     assert link.connects == 3
+
+
+class Refusing:
+    """A coordinator that answers every commit with a code."""
+
+    host, port = "kafka-1", 9092
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def connected(self) -> bool:
+        return True
+
+    async def send(self, _: Any) -> Any:
+        return SimpleNamespace(topics=[("orders", [(0, self.code)])])
+
+
+@pytest.mark.parametrize("code", [22, 25, 27])
+async def test_a_worker_that_joins_before_the_seeds_are_committed_is_no_trouble(code: int) -> None:
+    link = KafkaLink({"bootstrap_servers": "kafka:9092"})
+    link._coordinators["shop.risk"] = 1
+    link._connections[1] = Refusing(code)
+    with pytest.raises(MovedError, match="has members by now"):
+        await link.commit("shop.risk", {Partition("orders", 0): Commit(0)})

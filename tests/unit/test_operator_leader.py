@@ -193,6 +193,21 @@ async def test_a_lease_that_another_took_ends_the_term_at_once(leases: FakeLease
     await one.stop()
 
 
+async def test_a_lease_that_is_deleted_makes_no_second_leader(leases: FakeLeases) -> None:
+    one, two = Candidate(leases, "one"), Candidate(leases, "two")
+    async with asyncio.timeout(5):
+        await one.leading.wait()
+        await until(lambda: not two.leader.unready())
+        leases.stored = None
+        await until(lambda: leases.stored is not None)
+        leases.written.clear()
+        await leases.written.wait()
+    assert leases.spec["holderIdentity"] == one.leader.identity
+    assert (one.seen, two.seen) == ([True], [])
+    await one.stop()
+    await two.stop()
+
+
 async def test_what_ends_a_term_ends_the_process(leases: FakeLeases) -> None:
     async def broken() -> None:
         raise ZeroDivisionError
@@ -303,6 +318,18 @@ def test_who_waits_long_enough_follows_a_silent_holder() -> None:
     assert not claim.may_take({**held, "renewTime": "t2"}, 115)
     assert not claim.may_take({**held, "renewTime": "t2"}, 129)
     assert claim.may_take({**held, "renewTime": "t2"}, 130)
+
+
+def test_a_lease_that_is_gone_is_made_when_its_holder_has_stopped() -> None:
+    claim = Claim("me", SECONDS)
+    assert claim.may_make(0)
+    held = {"holderIdentity": "other", "renewTime": "t1", "leaseDurationSeconds": 15}
+    assert not claim.may_take(held, 100)
+    assert not claim.may_make(100)
+    assert not claim.may_make(114.9)
+    assert claim.may_make(115)
+    claim.renewed(115)
+    assert claim.may_make(116)
 
 
 def test_a_holder_with_a_longer_lease_is_believed_for_longer() -> None:

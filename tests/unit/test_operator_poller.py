@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from flowbinding_api.spec import StartFrom
 from flowbinding_operator.kafka import ClusterError, MovedError
 from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
-from flowbinding_operator.poller import ClusterPoller, LagWatcher
+from flowbinding_operator.poller import BATCH, ClusterPoller, LagWatcher
 from operator_fakes import FakeLink
 from poller_bench import TARGET, Bench
 
@@ -282,6 +283,42 @@ async def test_a_tick_in_flight_says_nothing_of_a_target_that_has_changed(change
     assert seen == {}
     await poller.tick()
     assert seen[TARGET.key].by_topic.keys() == set(changed.topics)
+
+
+async def test_what_one_group_leads_to_hides_nobody_else_s_lag() -> None:
+    class Odd(FakeLink):
+        async def committed(self, group: str) -> dict[Partition, Commit]:
+            if group == "odd":
+                raise KeyError("an answer that nobody expects")
+            return await super().committed(group)
+
+    link, seen = Odd(), dict[str, Observation]()
+    link.topic("orders", 1)
+    poller = ClusterPoller(link, seen.__setitem__, Metrics(), seconds=2, clock=lambda: 1000.0)
+    poller.watch(Target("shop/odd", "odd", ("orders",)))
+    poller.watch(TARGET)
+    await poller.tick()
+    assert seen[TARGET.key].lag == 0
+    trouble = seen["shop/odd"].trouble
+    assert trouble is not None
+    assert (trouble.reason, seen["shop/odd"].lag) == (Reason.KAFKA_UNREACHABLE, None)
+
+
+async def test_a_tick_that_is_cut_short_leaves_nothing_half_begun() -> None:
+    link = FakeLink()
+    link.topic("orders", 1)
+    poller = ClusterPoller(link, lambda *_: None, Metrics(), seconds=2, clock=lambda: 1000.0)
+    for number in range(2 * BATCH):
+        poller.watch(Target(f"shop/{number}", f"g{number}", ("orders",)))
+    tick = asyncio.create_task(poller.tick())
+    # It is among its bindings now, with commits still to be asked for.
+    await asyncio.sleep(0)
+    assert not tick.done()
+    tick.cancel()
+    await asyncio.gather(tick, return_exceptions=True)
+    assert not [request for request in link.requests if request.startswith("committed")]
+    # A request that was made and not begun is a warning, and so an error here.
+    gc.collect()
 
 
 def _raise(error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -330,3 +331,23 @@ async def test_a_binding_at_rest_shows_what_the_server_says(langflow: Langflow) 
     assert await probed(operator)
     assert operator.condition("FlowReachable") == ("False", "FlowNotFound")
     assert operator.condition("Ready") == ("False", "FlowNotFound")
+
+
+async def test_asking_many_servers_can_be_ended_at_any_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking, begun = Asking(), asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asking.prober, "_ask_server", hang)
+    for number in range(30):
+        asking.prober.watch(f"shop/{number}", target(f"http://langflow-{number}:7860"))
+    asked = asyncio.create_task(asking.prober.ask())
+    await begun.wait()
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    # A question that was made and not begun is a warning, and so an error here.
+    gc.collect()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowbinding_api import parse_binding
 from flowbinding_api.reasons import Reason
-from flowbinding_operator.kafka import ClusterError
+from flowbinding_operator.kafka import ClusterError, Layout
 from flowbinding_operator.lag import Trouble
+from flowbinding_operator.provisioning import AT_ONCE, Provisioner
 from flowbinding_operator.topics import Answer, Plan, Wanted, plan, trouble_of
+from operator_fakes import FakeLink, manifest
 from operator_harness import KEY, Operator
+from topic_fakes import FakeAdmin
 
 NAMES = ("a", "b", "c", "d")
 
@@ -166,16 +172,21 @@ async def test_a_topic_that_is_being_made_is_no_missing_topic() -> None:
     assert operator.condition("TopicAvailable") == ("True", "TopicFound")
 
 
-async def test_a_topic_that_somebody_deletes_is_made_again_soon() -> None:
+@pytest.mark.parametrize("name", ["new", "out"])
+async def test_a_topic_that_somebody_deletes_is_made_again_soon(name: str) -> None:
     operator = await submitted()
-    await operator.poll(6)
-    del operator.link.topics["new"]
+    for _ in range(2):
+        # At first, topics were missing too.
+        await operator.poll(16)
+        await operator.reconcile()
+        await settled(operator)
+    del operator.link.topics[name]
     operator.lag.pollers[next(iter(operator.lag.pollers))]._layout_at = float("-inf")
     for _ in range(5):
         await operator.poll(5)
         await operator.reconcile()
         await settled(operator)
-    assert "new" in operator.link.topics
+    assert name in operator.link.topics
     assert operator.condition("TopicAvailable") == ("True", "TopicFound")
 
 
@@ -219,3 +230,109 @@ async def test_a_binding_that_goes_ends_what_is_done_for_it() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not [t for t in asyncio.all_tasks() if t.get_name() == f"provision {KEY}"]
+
+
+def with_a_password(password: bytes) -> Operator:
+    """A binding that asks for its topics, on a cluster that wants a password."""
+    operator = Operator()
+    put_password(operator, password)
+    sasl = {
+        "mechanism": "PLAIN",
+        "usernameSecretRef": {"name": "kafka", "key": "password"},
+        "passwordSecretRef": {"name": "kafka", "key": "password"},
+    }
+    operator.submit(
+        source={"topic": "new"},
+        kafka={"bootstrapServers": "kafka:9092", "sasl": sasl},
+        provisioning={"create": True},
+    )
+    return operator
+
+
+def put_password(operator: Operator, password: bytes) -> None:
+    metadata = {"namespace": "shop", "name": "kafka"}
+    data = {"password": base64.b64encode(password).decode()}
+    operator.touch({"kind": "Secret", "metadata": metadata, "data": data})
+
+
+async def test_a_secret_that_is_gone_when_topics_are_looked_at_again_is_waited_for() -> None:
+    operator = with_a_password(b"secret")
+    await operator.reconcile()
+    await settled(operator)
+    del operator.kube.objects["Secret", "shop", "kafka"]
+    operator.now += 301
+    assert await operator.reconcile() == 5
+    assert operator.provisioner.next_look(KEY) is None
+
+
+async def test_a_secret_that_cannot_be_used_is_waited_for() -> None:
+    operator = with_a_password(b"\xff")
+    assert await operator.reconcile() == 5
+    assert operator.condition("Ready") == ("False", "KafkaNotConfigured")
+    put_password(operator, b"secret")
+    operator.now += 61
+    await operator.reconcile()
+    await settled(operator)
+    assert "new" in operator.link.topics
+
+
+async def test_a_restart_does_not_make_topics_unknown_that_were_there() -> None:
+    operator = Operator()
+    operator.submit(
+        source={"schedule": {"cron": "0 2 * * *"}},
+        output={"topic": "out"},
+        provisioning={"create": True},
+    )
+    await operator.reconcile()
+    await settled(operator)
+    assert operator.condition("Ready") == ("True", "Ready")
+    operator.restart()
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    await settled(operator)
+    assert operator.kube.writes == []
+    assert operator.condition("TopicAvailable") == ("True", "TopicFound")
+
+
+async def test_a_cluster_that_is_away_is_told_before_topics_are_looked_at_again() -> None:
+    operator = await submitted()
+    await operator.poll(6)
+    await operator.lag.close()
+    operator.restart()
+    operator.link.down = ClusterError("nobody there")
+    await operator.reconcile()
+    await operator.poll()
+    assert operator.condition("TopicAvailable") == ("Unknown", "KafkaUnreachable")
+    await operator.provisioner.close()
+    await operator.lag.close()
+
+
+async def test_the_topics_of_many_bindings_are_looked_at_a_few_at_a_time() -> None:
+    link, go = FakeLink(), asyncio.Event()
+    looking: dict[str, int] = {"a": 0, "b": 0}
+
+    class Held(FakeAdmin):
+        async def layout(self, topics: Iterable[str]) -> Layout:
+            looking[next(iter(topics))] += 1
+            await go.wait()
+            return await super().layout(topics)
+
+    done: list[str] = []
+    provisioner = Provisioner(done.append, connect=lambda _: Held(link), clock=lambda: 1000.0)
+    for cluster in ("a", "b"):
+        for number in range(30):
+            spec: dict[str, Any] = {
+                "source": {"topic": cluster},
+                "provisioning": {"create": True},
+                "deadLetter": {"enabled": False},
+            }
+            binding = parse_binding(manifest(f"{cluster}{number}", **spec))
+            provisioner.want(binding, cluster, dict)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    # One cluster's do not wait for another's.
+    assert looking == {"a": AT_ONCE, "b": AT_ONCE}
+    go.set()
+    await asyncio.gather(*(t for t in asyncio.all_tasks() if t.get_name().startswith("provision")))
+    assert len(done) == 60
+    await provisioner.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+import copy
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -78,6 +79,56 @@ async def test_nothing_changed_means_no_writes(operator: Operator) -> None:
     for _ in range(400):
         assert await operator.poll() == []
     assert operator.link.requests.count("committed shop.risk") < 5
+
+
+async def test_a_new_leader_writes_nothing_that_is_as_it_should_be(operator: Operator) -> None:
+    operator.submit()
+    for _ in range(3):
+        await operator.poll()
+    await anew(operator)
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    assert await operator.poll() == []
+    await anew(operator)
+    operator.submit(worker={"image": "worker:2"})
+    await operator.reconcile()
+    assert "apply Deployment flowbinding-operator" in operator.kube.writes
+
+
+async def anew(operator: Operator) -> None:
+    await operator.lag.close()
+    operator.restart()
+
+
+async def test_a_new_leader_repairs_whatever_was_changed_before(operator: Operator) -> None:
+    operator.submit(worker={"nodeSelector": {"disk": "ssd"}})
+    await operator.poll()
+    good = operator.deployment
+    paths = [("spec", *path) for path in leaves(good["spec"]) if path != ("replicas",)]
+    paths += [("metadata", "labels", name) for name in good["metadata"]["labels"]]
+    assert len(paths) > 50
+    for path in paths:
+        changed = copy.deepcopy(good)
+        *way, last = path
+        place: Any = changed
+        for step in way:
+            place = place[step]
+        place[last] = "changed"
+        operator.touch(changed)
+        await anew(operator)
+        await operator.reconcile()
+        assert "apply Deployment flowbinding-operator" in operator.kube.writes, path
+        assert operator.deployment["spec"] == good["spec"], path
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a document holds anything that is no mapping and no list."""
+    if not isinstance(value, dict | list):
+        yield path
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, item in items:
+        yield from leaves(item, (*path, name))
 
 
 async def test_a_burst_scales_in_one_step_and_drains_to_zero(operator: Operator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import httpx
 import pytest
@@ -59,6 +60,20 @@ def test_without_kubernetes_it_says_so_and_fails(
     with pytest.raises(SystemExit) as caught:
         main.main(["run"])
     assert caught.value.code == 1
+
+
+async def test_names_that_are_not_found_for_long_leave_threads_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect() -> KubeClient:
+        raise KubeError("not here")
+
+    monkeypatch.setattr(KubeClient, "connect", connect)
+    with pytest.raises(KubeError):
+        await main.run(Settings())
+    together = threading.Barrier(40)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(None, together.wait, 5) for _ in range(40)))
 
 
 def test_kopf_writes_nothing() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from flowbinding_operator.kube import KubeError
+from flowbinding_operator.lag import Observation
 from operator_fakes import Object
-from operator_harness import Operator
+from operator_harness import KEY, Operator
 
 SCHEDULE = {"cron": "0 2 * * *", "timeZone": "Europe/Berlin", "value": {"message": "hello"}}
 ECHO = {"backend": "Echo"}
+INVALID = {"backend": "Echo", "input": "{{ value", "timeoutSeconds": 1}
 
 
 def submit(operator: Operator, schedule: dict[str, Any] | None = None, **spec: Any) -> None:
@@ -269,3 +271,89 @@ async def test_a_deleted_binding_is_forgotten() -> None:
     operator.bindings.drop("shop/risk")
     await operator.reconcile()
     assert operator.kube.writes == []
+
+
+async def test_an_invalid_spec_can_be_paused_and_goes_on_when_it_is_repaired() -> None:
+    operator = await scheduled()
+    before = cron_job(operator)["spec"]
+    submit(operator, flow=INVALID, paused=True)
+    await operator.reconcile()
+    assert operator.kube.writes == ["suspend CronJob", "status"]
+    assert cron_job(operator)["spec"] == {**before, "suspend": True}
+    assert operator.condition("Ready") == ("False", "InvalidSpec")
+    assert operator.condition("Paused") == ("True", "Paused")
+    assert operator.status["reason"] == "Paused"
+    assert not {"desiredReplicas", "lastScaleTime"} & operator.status.keys()
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    submit(operator)
+    await operator.reconcile()
+    assert cron_job(operator)["spec"] == before
+    assert operator.condition("Ready") == ("True", "Ready")
+
+
+async def test_runs_go_on_while_an_invalid_spec_is_not_paused() -> None:
+    operator = await scheduled()
+    submit(operator, flow=INVALID)
+    await operator.reconcile()
+    assert operator.kube.writes == ["status"]
+    assert cron_job(operator)["spec"]["suspend"] is False
+
+
+async def test_an_invalid_spec_pauses_no_cron_job_of_somebody_else() -> None:
+    operator = Operator()
+    foreign = {"kind": "CronJob", "metadata": {"name": "risk-worker", "namespace": "shop"}}
+    operator.touch({**foreign, "spec": {"schedule": "1 1 1 1 1"}})
+    submit(operator, flow=INVALID, paused=True)
+    await operator.reconcile()
+    assert operator.kube.writes == ["status"]
+
+
+async def test_a_cron_job_that_may_not_be_stopped_is_told() -> None:
+    operator = await scheduled()
+    operator.cron_jobs.drop("shop/risk-worker")
+    operator.kube.forbidden = {"CronJob"}
+    submit(operator, flow=INVALID, paused=True)
+    assert await operator.reconcile() == 15
+    assert "cronjobs is forbidden" in operator.status["conditions"][0]["message"]
+
+
+async def test_no_run_begins_any_more_while_the_new_topic_s_flow_lacks_a_secret() -> None:
+    operator = await scheduled()
+    key = {"name": "langflow", "key": "api-key"}
+    operator.submit(flow={"backend": "Echo", "apiKeySecretRef": key}, paused=True)
+    await operator.reconcile()
+    assert operator.condition("Ready") == ("False", "SecretMissing")
+    assert ("CronJob", "shop", "risk-worker") not in operator.kube.objects
+
+
+async def test_a_schedule_has_no_lag_to_show() -> None:
+    operator = Operator()
+    operator.submit(scaling={"mode": "Static", "replicas": 2})
+    await operator.poll()
+    seen = Observation(1.0, lag=7, by_topic={"orders": 7})
+    operator.metrics.observed(KEY, seen, 1.0)
+    submit(operator)
+    await operator.reconcile()
+    shown = {
+        sample.name
+        for metric in operator.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.labels.get("name") == "risk"
+    }
+    assert shown == {"flowbinding_operator_condition"}
+
+
+async def test_a_new_leader_writes_no_cron_job_that_is_as_it_should_be() -> None:
+    operator = await scheduled()
+    operator.restart()
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    operator.restart()
+    submit(operator, {"cron": "0 3 * * *"})
+    await operator.reconcile()
+    assert operator.kube.writes[:2] == [
+        "apply ConfigMap flowbinding-operator",
+        "apply CronJob flowbinding-operator",
+    ]
+    assert cron_job(operator)["spec"]["schedule"] == "0 3 * * *"

@@ -12,10 +12,11 @@ from flowbinding_api.binding import parse_binding
 from flowbinding_api.reasons import Reason
 from flowbinding_api.status import FlowBindingStatus
 from flowbinding_operator import status
+from flowbinding_operator.conditions import View
 from flowbinding_operator.events import happenings
 from flowbinding_operator.lag import Observation, Summary, Trouble
 from flowbinding_operator.scaling import Decision
-from flowbinding_operator.status import View, status_of
+from flowbinding_operator.status import status_of
 from flowbinding_operator.workers import Workers, observe
 from operator_fakes import manifest
 

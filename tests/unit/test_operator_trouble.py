@@ -11,6 +11,7 @@ import pytest
 
 from flowbinding_operator.app import CHECK_SECONDS, RESYNC_CHECKS
 from flowbinding_operator.children import CONFIG_CHECK_SECONDS
+from flowbinding_operator.kafka import ClusterError
 from operator_fakes import Object
 from operator_harness import KEY, Operator
 
@@ -244,7 +245,7 @@ async def test_an_invalid_spec_is_not_watched_and_comes_back(operator: Operator)
     operator.submit(flow=INVALID)
     await operator.reconcile()
     assert operator.condition("ScalingActive") == ("False", "InvalidSpec")
-    assert "lag" not in operator.status
+    assert not {"lag", "demandRate"} & operator.status.keys()
     assert operator.lag.pollers == {}
     operator.pods(ready=1)
     await operator.reconcile()
@@ -270,3 +271,51 @@ async def test_an_invalid_spec_is_told_although_the_deployment_may_not_be_read(
     assert await operator.reconcile() == 15
     assert operator.condition("Ready") == ("False", "InvalidSpec")
     assert "deployments is forbidden" in message(operator)
+
+
+async def test_an_answer_that_kafka_misses_is_no_news_to_a_reconcile_either(
+    operator: Operator,
+) -> None:
+    operator.submit(scaling={"maxReplicas": 2})
+    operator.link.produce("orders", 6000)
+    for _ in range(3):
+        await operator.poll()
+    assert operator.condition("ScalingLimited") == ("True", "MaxReplicas")
+    operator.pods(ready=2)
+    await operator.reconcile()
+    operator.link.down = ClusterError("not now")
+    assert await operator.poll() == []
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    # What the user wants is another matter.
+    operator.submit(paused=True)
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 0
+    operator.submit()
+    await operator.reconcile()
+    assert operator.condition("ScalingActive") == ("False", "LagUnknown")
+
+
+async def test_a_lag_that_cannot_be_watched_any_more_decides_nothing(operator: Operator) -> None:
+    operator.touch(secret("kafka", user="u", password="p"))
+    kafka = {"bootstrapServers": "kafka:9092", "sasl": SASL}
+    operator.submit(kafka=kafka)
+    operator.link.produce("orders", 500)
+    await operator.poll()
+    await operator.poll()
+    operator.pods(ready=2)
+    operator.link.commit_all("shop.risk", "orders")
+    for _ in range(10):
+        await operator.poll()
+    assert (operator.status["lag"], operator.deployment["spec"]["replicas"]) == (0, 2)
+    broken = secret("kafka", user="u", password="")
+    broken["data"]["password"] = base64.b64encode(b"\xff").decode()
+    operator.touch(broken)
+    operator.now += 61
+    # By what was seen last, it would be time to sleep.
+    operator.submit(kafka=kafka, scaling={"idleSeconds": 5})
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 2
+    assert operator.condition("Ready") == ("False", "KafkaNotConfigured")
+    assert operator.condition("ScalingActive") == ("False", "LagUnknown")
+    assert "lag" not in operator.status

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flowbinding_api.reasons import Reason
+from flowbinding_operator.conditions import View
 from flowbinding_operator.scaling import Sample
 from flowbinding_operator.scaling.levels import level
-from flowbinding_operator.status import View, status_of
+from flowbinding_operator.status import status_of
 from scaling_world import TICK, Topic, World, spec_of
 
 ONE = {"perReplica": 1}

@@ -360,6 +360,25 @@ async def test_nothing_is_sent_for_messages_that_are_somebody_elses(
     await bench.close()
 
 
+async def test_after_a_fault_what_comes_later_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    bench = Bench(tmp_path)
+    bench.kafka.refusing = True
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "_tell", broken)
+        with pytest.raises(ZeroDivisionError):
+            await bench.submit(1).done
+    bench.kafka.refusing = False
+    async with asyncio.timeout(5):
+        await bench.submit(2).done
+    assert b"r2" in bench.kafka.values
+    await bench.close()
+
+
 @pytest.mark.parametrize("turns", range(5))
 async def test_closing_ends_also_at_the_moment_that_there_is_work(
     tmp_path: Path, turns: int

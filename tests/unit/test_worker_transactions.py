@@ -238,3 +238,22 @@ def reason(known: FakeCoordinator) -> str:
         return ""
     figures = decode(*known.position).figures
     return figures.reason if figures else ""
+
+
+async def test_a_fault_in_a_transaction_does_not_go_unseen(
+    broker: FakeBroker, kafka: Mapping[Partition, FakeCoordinator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [ZeroDivisionError()]
+    commit = FakePort.commit
+
+    async def faulty(self: FakePort, *given: Any) -> None:
+        if faults:
+            raise faults.pop()
+        await commit(self, *given)
+
+    async with Exact(broker, kafka, FakeFlow()) as worker:
+        await until(lambda: worker.engine.ready)
+        monkeypatch.setattr(FakePort, "commit", faulty)
+        broker.produce(texts(0))
+        await until(lambda: worker.transactions.outdated is not None)
+        assert "unexpected ZeroDivisionError" in str(worker.transactions.outdated)

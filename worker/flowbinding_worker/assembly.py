@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbinding_api import FlowBinding
-from flowbinding_api.spec import Guarantee, Spool
+from flowbinding_api.spec import Guarantee, Ordering, Spool
 from flowbinding_worker.committer import Committer
 from flowbinding_worker.control.retry import RetryPolicy
 from flowbinding_worker.delivery.headers import Identity
@@ -73,7 +73,7 @@ def make_engine(
         flow=make_flow(binding, files, trouble.note),
         payload=Payload(binding),
         consumer=consumer,
-        producer=KafkaProducer(options, settings.client_id),
+        producer=KafkaProducer(options, settings.client_id, _linger_ms(binding)),
         offsets=KafkaOffsets(options, settings.client_id, settings.topics),
         spool=open_spool(spool, binding.consumer_group, room, metrics.spool_broken.inc),
         transactions=transactions,
@@ -120,6 +120,11 @@ def compose(
         flow, work, consumer, producer, committer, rebalances, trouble, stop, grace_seconds(binding)
     )
     return Engine(parts), stop
+
+
+def _linger_ms(binding: FlowBinding) -> int:
+    """No slot waits for a result to be written; but with order by partition, the next message."""
+    return 0 if binding.spec.concurrency.ordering is Ordering.PARTITION else 10
 
 
 def make_processor(

@@ -23,6 +23,15 @@ class Redactor:
         if secret in self._known or len(secret) < MIN_LENGTH:
             return
         self._known.add(secret)
+        self._prepare()
+
+    def forget(self, secret: str) -> None:
+        """It is of no use any more: what comes and goes must not pile up here."""
+        if secret in self._known:
+            self._known.remove(secret)
+            self._prepare()
+
+    def _prepare(self) -> None:
         forms = {
             form
             for text in self._known

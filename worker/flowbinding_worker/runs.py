@@ -25,6 +25,10 @@ class Runs:
         """A message waits for `future` from now on; cancelling that ends it."""
         self._futures[job] = future
 
+    def waits(self, job: Job, future: asyncio.Future[Any]) -> bool:
+        """Whether a message waits for `future`."""
+        return self._futures.get(job) is future
+
     def over(self, job: Job) -> None:
         """A message waits for nothing any more."""
         del self._futures[job]

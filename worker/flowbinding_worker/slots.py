@@ -96,12 +96,15 @@ class Slots:
 
     def dispatch(self) -> None:
         """Start everything that may run now, and see to it that this happens again in time."""
-        self._fill()
+        try:
+            self._fill()
+        except Exception as fault:  # noqa: BLE001 - a timer has nobody who would see it
+            self._crash(fault)
 
     def resume(self, job: Job, stored: Stored) -> None:
         """Deliver a result that an earlier run of this worker has left on disk."""
         self._defer(job)
-        self._watch(self._settle(job, self._deliver(job, stored)), job)
+        self._watch(self._settle(job, self._deliver, stored), job)
 
     def report_circuit(self) -> None:
         """Say whether the flow fails for all."""
@@ -135,21 +138,28 @@ class Slots:
             if keep and first is None:
                 first = start
             else:
-                self._watch(self._occupy(start), job)
+                self._watch(self._occupy(start), *start)
         self.busy.change(scheduler.running, max(1, scheduler.slots), now)
         self.room.set()
         self._set_timer(now)
         return first
 
-    def _watch(self, coroutine: Coroutine[Any, Any, None], job: Job) -> None:
+    def _watch(
+        self, coroutine: Coroutine[Any, Any, None], job: Job, call: Call | None = None
+    ) -> None:
         task = asyncio.create_task(coroutine)
         self._runs.watch(task, job)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, job, call))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, job: Job, call: Call | None, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._crash(error)
         elif not self.crashed.done():
+            if self._runs.waits(job, task):
+                # Cancelled before its first step: nothing of it has run, no `finally` either.
+                if call is not None:
+                    call.abandoned()
+                self._leave(job, None)
             self.dispatch()
 
     def _crash(self, error: BaseException) -> None:
@@ -162,18 +172,17 @@ class Slots:
         assert task is not None  # noqa: S101 - for mypy
         while following is not None:
             self._runs.watch(task, following[0])
-            following = await self._run(*following)
+            await self._settle(following[0], self._attempt, following[1])
+            # A flow may have swallowed that its run was cancelled: the next one was not.
+            following = None if task.cancelling() else self._fill(keep=True)
 
-    async def _run(self, job: Job, call: Call) -> _Start | None:
-        """One attempt; returns what to run next in the slot."""
-        await self._settle(job, self._attempt(job, call))
-        return self._fill(keep=True)
-
-    async def _settle(self, job: Job, attempt: Awaitable[Delivery | float | None]) -> None:
-        """See to it that a message, whatever happens to it, leaves its slot."""
+    async def _settle(
+        self, job: Job, attempt: Callable[..., Awaitable[Delivery | float | None]], *given: Any
+    ) -> None:
+        """See to it that a message, whatever `attempt` does with it, leaves its slot."""
         result: Delivery | float | None = None
         try:
-            result = await attempt
+            result = await attempt(job, *given)
         except OutdatedError:
             _log_outdated(job)
         except ResultLostError:
@@ -200,6 +209,9 @@ class Slots:
             return await self._failed(job, error, probe=call.probe)
         if isinstance(begun, Delivery):
             return begun
+        if begun is Outcome.FILTERED:
+            # Nothing was waited for: all that is there would go by in a single step of the loop.
+            await asyncio.sleep(0)
         self._done(job, begun)
         return None
 
@@ -265,18 +277,18 @@ class Slots:
         error = None if done.cancelled() else done.exception()
         try:
             if error is not None and not isinstance(error, ResultLostError):
-                assert isinstance(error, Exception)  # noqa: S101 - for mypy
-                self._watch(self._settle(job, self._failed(job, error)), job)
+                self._watch(self._settle(job, self._failed, error), job)
                 return
-            if error is not None:
-                self._again(job)
-            elif not done.cancelled():
-                self._done(job, Outcome.SUCCEEDED)
-        except OutdatedError:
-            _log_outdated(job)
+            try:
+                if error is not None:
+                    self._again(job)
+                elif not done.cancelled():
+                    self._done(job, Outcome.SUCCEEDED)
+            except OutdatedError:
+                _log_outdated(job)
+            self._leave(job, None)
         except Exception as fault:  # noqa: BLE001 - a fault of ours: the worker cannot go on
             self._crash(fault)
-        self._leave(job, None)
         if self._scheduler.running < self._scheduler.slots:
             self.dispatch()
 

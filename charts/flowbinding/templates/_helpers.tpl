@@ -105,10 +105,10 @@ more; with their binding, children are removed by the garbage collector (ownerRe
 {{- define "flowbinding.rules" -}}
 - apiGroups: [flowbinding.io]
   resources: [flowbindings]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [flowbinding.io]
   resources: [flowbindings/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # Children block their owner's deletion. Where the API server checks who may say so
 # (OwnerReferencesPermissionEnforcement; always on in OpenShift), that takes this permission. The
 # operator sets no finalizer.
@@ -121,7 +121,7 @@ more; with their binding, children are removed by the garbage collector (ownerRe
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  verbs: [get, patch]
+  verbs: [patch]
 # Bindings with source.schedule; how their runs ended.
 - apiGroups: [batch]
   resources: [cronjobs]

@@ -22,12 +22,19 @@ are tests/unit and tests/integration. A test of the unit tier checks that every 
     test_order.test_messages_without_a_key_have_no_order
  8. A worker joins while calls are in flight: order holds over both, nothing is called twice.
     it:test_worker_delivery.test_a_second_worker_joins_and_order_and_singularity_hold
+    it:test_worker_handover.test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_for
+    it:test_worker_handover.test_what_may_not_be_handed_over_is_waited_for
  9. A call that outlives its owner's time is made again, and its late end changes nothing.
     test_crashes.test_a_worker_that_stood_still_too_long_moves_nothing_back
+    it:test_worker_handover.test_messages_of_a_worker_that_dies_after_handing_over_run_after_its_lease
+    it:test_worker_exactly_once.test_a_worker_that_was_away_writes_nothing_on_its_return
 10. Many rebalances under load: no loss, no stall, lag 0 at the end.
     it:test_worker_delivery.test_workers_that_come_and_go_lose_and_repeat_nothing
+    it:test_worker_handover.test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_for
+    it:test_worker_exactly_once.test_workers_come_and_go_under_load
 11. SIGTERM with time enough: all in flight ends and is committed; a restart repeats nothing.
     it:test_worker_delivery.test_sigterm_drains_and_repeats_nothing
+    it:test_worker_handover.test_a_sole_worker_that_ends_leaves_the_group_at_once_and_no_lag
 12. SIGTERM with too little: out before SIGKILL; only what did not end is called again.
     it:test_worker_delivery.test_a_call_longer_than_the_drain_is_left_to_the_next_owner
 13. Poison becomes one dead letter, byte for byte, in every mode; its partition goes on.
@@ -58,6 +65,8 @@ are tests/unit and tests/integration. A test of the unit tier checks that every 
     test_what_is_written.test_messages_without_key_value_or_headers_have_results_too
     it:test_worker_failures.test_while_the_output_topic_is_missing_results_wait_on_disk
     it:test_worker_spool.test_a_broker_that_stops_costs_no_result_and_no_order
+    it:test_worker_exactly_once.test_a_killed_worker_leaves_no_result_twice
+    it:test_worker_exactly_once.test_a_broker_that_dies_in_the_middle
 22. A large backlog costs no memory, no second fetch, and starves no partition.
     test_backlog.test_a_backlog_costs_no_memory_and_no_second_fetch_and_starves_no_partition
 23. A call of a minute with defaults moves nothing; the time limit is the one that was set.

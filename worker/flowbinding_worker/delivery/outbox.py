@@ -135,6 +135,12 @@ class _Queue:
         else:
             del self.lanes[delivery.lane]
 
+    def fail(self, error: BaseException) -> None:
+        """A fault of ours: let all know who wait for a delivery."""
+        for delivery in self.members:
+            if not delivery.done.done():
+                delivery.done.set_exception(error)
+
 
 class Outbox:
     """Delivers the records of one kind.
@@ -243,9 +249,7 @@ class Outbox:
             return
         # A fault of ours. Nothing would be delivered from here on: let everybody know.
         for queue in self._queues.values():
-            for delivery in queue.members:
-                if not delivery.done.done():
-                    delivery.done.set_exception(error)
+            queue.fail(error)
 
     def _start(self, delivery: Delivery) -> None:
         loop = asyncio.get_running_loop()
@@ -358,6 +362,15 @@ class Outbox:
 
     async def _pump(self, queue: _Queue) -> None:
         """Send what waits for a topic, until nothing does."""
+        try:
+            await self._empty(queue)
+        except Exception as fault:  # noqa: BLE001 - ours: whoever waits raises it
+            queue.fail(fault)
+        # Also then: what comes later must not wait behind a queue that nobody empties.
+        del self._queues[queue.topic]
+        self._trouble.clear(self._part(queue))
+
+    async def _empty(self, queue: _Queue) -> None:
         while queue.members:
             if queue.down:
                 self._tell(queue)
@@ -372,8 +385,6 @@ class Outbox:
                 await within(queue.wake.wait(), REPORT_SECONDS)
             except TimeoutError:
                 continue
-        del self._queues[queue.topic]
-        self._trouble.clear(self._part(queue))
 
     def _refill(self, queue: _Queue) -> None:
         # After a failure, one goes ahead to find out.

@@ -11,6 +11,8 @@ import httpx
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Langflow's answers are about six times their text."""
+MAX_HEAD_BYTES = 256 * 1024
+"""Headers and trailers of an answer, and what else is not its body. Servers allow 8 to 64 KiB."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -33,8 +35,9 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._status = 0
         self._headers: Headers = []
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()
+        self._head = 0
+        self._unread = 0
         self._measured = False
         self._reusable = False
 
@@ -53,7 +56,7 @@ class Connection(asyncio.Protocol):
         """
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
-        self._status, self._reusable = 0, False
+        self._status, self._unread, self._reusable = 0, 0, False
         if self._transport is None or self._transport.is_closing():
             self._fail(httpx.WriteError("the connection is closed"))
         else:
@@ -80,6 +83,7 @@ class Connection(asyncio.Protocol):
             self._reusable = False
             self.abort()
             return
+        self._unread += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -87,13 +91,15 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             # Its text quotes what was received.
             self._fail(httpx.RemoteProtocolError("the server's answer is not HTTP"))
-        if self._size > MAX_ANSWER_BYTES and not self._answer.done():
+        if len(self._body) > MAX_ANSWER_BYTES and not self._answer.done():
             self._complete(reusable=False)
             self.abort()
+        if self._head + self._unread > MAX_HEAD_BYTES:
+            self._fail(httpx.RemoteProtocolError("the answer's headers are too long"))
 
     def eof_received(self) -> None:
         """See asyncio. An answer without a length ends here."""
-        if self._status and not self._measured:
+        if self._status >= 200 and not self._measured:
             self._complete(reusable=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,7 +110,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._headers, self._body, self._size = [], [], 0
+        self._headers, self._body, self._head = [], bytearray(), 0
         if self._answer is None or self._answer.done():
             # Two answers to one request: whose the next one is, nobody can tell.
             self._reusable = False
@@ -112,6 +118,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
         self._headers.append((name, value))
+        self._head += len(name) + len(value) + 4
+        self._unread = 0
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -122,8 +130,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """See httptools."""
-        self._body.append(data)
-        self._size += len(data)
+        self._body += data
+        self._unread = 0
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -138,8 +146,8 @@ class Connection(asyncio.Protocol):
         # An answer before all of the request was sent: the rest would be taken for the next one.
         idle = self._transport is not None and not self._transport.get_write_buffer_size()
         self._reusable = reusable and idle
-        self._answer.set_result(Received(self._status, self._headers, b"".join(self._body)))
-        self._headers, self._body = [], []
+        self._answer.set_result(Received(self._status, self._headers, bytes(self._body)))
+        self._headers, self._body = [], bytearray()
 
     def _fail(self, error: httpx.TransportError, cause: BaseException | None = None) -> None:
         self._reusable = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterable, Iterator, Mapping
 
 import httpx
@@ -12,6 +13,8 @@ from flowbinding_api.reasons import Reason
 from flowbinding_worker.flows.classify import Answer, misconfigured, unreachable
 from flowbinding_worker.flows.connection import MAX_ANSWER_BYTES
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
+
+_CODINGS = (b"gzip", b"x-gzip", b"deflate")
 
 
 def address(text: str, field: str) -> httpx.URL:
@@ -57,6 +60,8 @@ async def exchange(
     # Straight to the transport: what httpx's client adds (cookies, redirects, hooks) is switched
     # off here anyway, and takes as long as the call itself.
     request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+    # Not httpx's copy of it: by this very object the transport knows where to go.
+    request.url = url
     try:
         response = await transport.handle_async_request(request)
         try:
@@ -70,31 +75,68 @@ async def exchange(
 async def _answer(response: httpx.Response) -> Answer:
     # As one dictionary: each look into httpx's headers walks through all of them.
     found = {name.lower(): value for name, value in response.headers.raw}
-    content_type = _text(found.get(b"content-type", b""))
+    content_type, status = _text(found.get(b"content-type", b"")), response.status_code
     return Answer(
-        status=response.status_code,
+        status=status,
         content_type=content_type.partition(";")[0].strip().lower(),
-        body=_text(await _read(response, plain=b"content-encoding" not in found)),
+        body=_text(_decoded(await _read(response), found.get(b"content-encoding", b""), status)),
         location=_text(found.get(b"location", b"")),
         retry_after=_text(found.get(b"retry-after", b"")),
     )
 
 
-async def _read(response: httpx.Response, *, plain: bool) -> bytes:
+async def _read(response: httpx.Response) -> bytes:
+    """The body as it was sent, not much longer than `MAX_ANSWER_BYTES`."""
     received = bytearray()
     stream = response.stream
-    chunks = stream if plain and isinstance(stream, AsyncIterable) else response.aiter_bytes()
-    async for chunk in chunks:
+    assert isinstance(stream, AsyncIterable)  # noqa: S101 - for mypy
+    async for chunk in stream:
         received += chunk
         if len(received) > MAX_ANSWER_BYTES:
-            raise ProcessingError(
-                f"the answer exceeds {MAX_ANSWER_BYTES // 1024 // 1024} MiB",
-                failure=Failure.POISON,
-                stage=Stage.CALL,
-                reason="AnswerInvalid",
-                status=response.status_code,
-            )
+            raise _too_long(response.status_code)
     return bytes(received)
+
+
+def _decoded(body: bytes, codings: bytes, status: int) -> bytes:
+    """A body without its compression; a small one can hold gigabytes.
+
+    Raises:
+        httpx.DecodingError: It is broken, or compressed in a way that was not asked for.
+        ProcessingError: It is too long.
+    """
+    for coding in map(bytes.strip, reversed(codings.lower().split(b","))):
+        if not body or coding in (b"", b"identity"):
+            continue
+        if coding not in _CODINGS:
+            raise httpx.DecodingError(f"content-encoding {_text(coding)[:40]}")
+        body = _inflated(body)
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _too_long(status)
+    return body
+
+
+def _inflated(body: bytes) -> bytes:
+    # With the header of gzip or of zlib; some servers leave out zlib's.
+    for window in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
+        decoder = zlib.decompressobj(window)
+        try:
+            plain = decoder.decompress(body, MAX_ANSWER_BYTES + 1)
+        except zlib.error:
+            continue
+        if not decoder.eof and len(plain) <= MAX_ANSWER_BYTES:
+            raise httpx.DecodingError("its compressed body ends too early")
+        return plain
+    raise httpx.DecodingError("its body is not compressed as its headers say")
+
+
+def _too_long(status: int) -> ProcessingError:
+    return ProcessingError(
+        f"the answer exceeds {MAX_ANSWER_BYTES // 1024 // 1024} MiB",
+        failure=Failure.POISON,
+        stage=Stage.CALL,
+        reason="AnswerInvalid",
+        status=status,
+    )
 
 
 def _text(raw: bytes) -> str:
@@ -126,7 +168,7 @@ def _lost(url: httpx.URL, field: str, error: Exception) -> ProcessingError:
             reason="TemplateFailed",
         )
     if isinstance(error, httpx.ConnectError):
-        return unreachable(f"{place}: cannot connect: {getattr(cause, 'strerror', '') or cause}")
+        return unreachable(f"{place}: cannot connect: {getattr(cause, 'strerror', '') or error}")
     if isinstance(error, httpx.WriteError):
         return unreachable(f"{place}: {error}; nothing was sent")
     if isinstance(error, httpx.ConnectTimeout):

@@ -64,7 +64,8 @@ class TlsContext:
                 context = httpx.create_ssl_context()
                 if ca is not None:
                     context.load_verify_locations(cadata=ca.decode())
-        except UNUSABLE as error:
+        except (OSError, *UNUSABLE) as error:
+            # Also files that SSL_CERT_FILE names, which may be missing.
             raise _unusable("caSecretRef", self._tls.ca_secret_ref, error) from None
         if certificate is not None and key is not None:
             try:

@@ -10,6 +10,7 @@ import base64
 import json
 import time
 import urllib.parse
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,9 @@ from flowbinding_worker.redaction import redact
 FIELD = "spec.flow.auth.oauth2"
 MAX_SECONDS = 30.0
 """How long the token endpoint may take."""
+
+REMEMBERED = 20
+"""Tokens that are kept out of logs; older ones have ended."""
 
 RENEW_SHARE, RENEW_SECONDS = 0.2, 60.0
 """A token is renewed in the last fifth of its life, and in its last minute at most."""
@@ -83,6 +87,7 @@ class TokenSource:
         self._tls = TlsContext(tls, files, of_flow=False)
         self._transport: ConnectionPool | None = None
         self._token: Token | None = None
+        self._given_out: deque[str] = deque()
         self._asking: asyncio.Task[Token] | None = None
 
     def check(self) -> None:
@@ -157,8 +162,12 @@ class TokenSource:
             raise unreachable(f"{field}: no answer within {seconds:g} s") from None
         except ProcessingError as error:
             raise _not_asked(error) from None
-        self._token = _token(answer, client, began)
-        return self._token
+        self._token = token = _token(answer, client, began)
+        if token.text not in self._given_out:
+            self._given_out.append(token.text)
+        if len(self._given_out) > REMEMBERED:
+            redact.forget(self._given_out.popleft())
+        return token
 
     def _form(self) -> bytes:
         form = {"grant_type": "client_credentials"}

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import ssl
 import time
-import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from flowbinding_worker.flows.connection import Connection, Received
+from flowbinding_worker.flows.classify import misconfigured
+from flowbinding_worker.flows.connection import MAX_HEAD_BYTES, Connection, Received
 from flowbinding_worker.redaction import redact
 
 CONNECT_SECONDS = 10.0
@@ -180,6 +180,9 @@ def make_transport(
 
     Proxies of the environment (HTTPS_PROXY, NO_PROXY) are looked up once. A connection may take
     `CONNECT_SECONDS`, and no more than `most_seconds`.
+
+    Raises:
+        ProcessingError: CONFIGURATION, when the environment's proxy is none.
     """
     return ConnectionPool(context, _proxy(server), min(CONNECT_SECONDS, most_seconds))
 
@@ -198,19 +201,18 @@ async def _direct(server: _Server, context: ssl.SSLContext) -> Connection:
 
 async def _tunnel(proxy: _Server, server: _Server, context: ssl.SSLContext) -> Connection:
     """TLS to the server through a proxy that forwards bytes (RFC 9110, 9.3.6)."""
-    tls = context if proxy.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(proxy.host, proxy.port, ssl=tls)
+    loop, tls = asyncio.get_running_loop(), context if proxy.scheme == "https" else None
+    plain, opening = await loop.create_connection(_Opening, proxy.host, proxy.port, ssl=tls)
     try:
-        place = f"{server.host}:{server.port}".encode()
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        place = f"{host}:{server.port}".encode()
         lines = [b"CONNECT %s HTTP/1.1" % place, b"Host: " + place, *_proof(proxy), b"", b""]
-        writer.write(b"\r\n".join(lines))
-        await _opened(reader)
-        connection, loop = Connection(), asyncio.get_running_loop()
-        transport = await loop.start_tls(
-            writer.transport, connection, context, server_hostname=server.host
-        )
+        plain.write(b"\r\n".join(lines))
+        await opening.agreed
+        connection = Connection()
+        transport = await loop.start_tls(plain, connection, context, server_hostname=server.host)
     except BaseException:
-        writer.transport.abort()
+        plain.abort()
         raise
     if transport is None:
         raise ConnectionResetError("the proxy closed the connection")
@@ -218,15 +220,39 @@ async def _tunnel(proxy: _Server, server: _Server, context: ssl.SSLContext) -> C
     return connection
 
 
-async def _opened(reader: asyncio.StreamReader) -> None:
-    """Raises httpx.ProxyError with the answer's status and phrase, unless the proxy agrees."""
-    try:
-        answer = await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        raise httpx.ProxyError("502 no answer") from None
-    _, _, said = answer.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    if not said.startswith("2"):
-        raise httpx.ProxyError(said)
+class _Opening(asyncio.Protocol):
+    """A connection to a proxy until it has answered CONNECT.
+
+    asyncio's streams cannot do this: who lets go of a StreamWriter closes what is below TLS.
+
+    Attributes:
+        agreed: Raises httpx.ProxyError with the answer's status and phrase, unless it agrees.
+    """
+
+    def __init__(self) -> None:
+        self.agreed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._said = b""
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        self._said += data
+        if b"\r\n\r\n" in self._said:
+            _, _, said = self._said.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+            self._end(None if said.startswith("2") else said)
+        elif len(self._said) > MAX_HEAD_BYTES:
+            self._end("502 no end of its headers")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._end("502 no answer")
+
+    def _end(self, refusal: str | None) -> None:
+        if self.agreed.done():
+            return
+        if refusal is None:
+            self.agreed.set_result(None)
+        else:
+            self.agreed.set_exception(httpx.ProxyError(refusal))
 
 
 def _response(request: httpx.Request, received: Received) -> httpx.Response:
@@ -242,8 +268,7 @@ def _basic(url: httpx.URL) -> bytes:
     """The header's value that a URL's user and password make; empty without."""
     if not url.userinfo:
         return b""
-    pair = ":".join(map(urllib.parse.unquote, (url.username, url.password)))
-    return b"Basic " + base64.b64encode(pair.encode())
+    return b"Basic " + base64.b64encode(f"{url.username}:{url.password}".encode())
 
 
 def _proof(proxy: _Server) -> Iterator[bytes]:
@@ -256,5 +281,16 @@ def _proxy(server: httpx.URL) -> httpx.URL | None:
     found = proxies.get(server.scheme) or proxies.get("all")
     if not found or urllib.request.proxy_bypass(server.host):
         return None
+    # Usual, and no URL: `proxy:3128`.
+    found = found if "://" in found else f"http://{found}"
     redact.learn_url(found)
-    return httpx.URL(found)
+    try:
+        url = httpx.URL(found)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in _PORTS or not url.host:
+        raise misconfigured(
+            "the proxy in the worker's environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) is no"
+            f" http:// or https:// URL; correct it, or name {server.host} in NO_PROXY"
+        )
+    return url

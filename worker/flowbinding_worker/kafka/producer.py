@@ -38,10 +38,15 @@ class KafkaProducer:
     Args:
         options: Gives the client options; called for every connection.
         client_id: Shows in the broker's logs.
+        linger_ms: Least time between two requests to a broker; a record alone leaves at once. Each
+            request costs as much as a record.
     """
 
-    def __init__(self, options: Callable[[], dict[str, Any]], client_id: str) -> None:
+    def __init__(
+        self, options: Callable[[], dict[str, Any]], client_id: str, linger_ms: int = 0
+    ) -> None:
         self._options = options
+        self._linger_ms = linger_ms
         self._client_id = client_id
         self._connection: _Connection | None = None
         self._lock = asyncio.Lock()
@@ -115,9 +120,7 @@ class KafkaProducer:
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
-            # aiokafka's linger is the least time between two requests: a record alone leaves at once.
-            # No slot waits for it, and a request for every record costs as much as the record.
-            linger_ms=5,
+            linger_ms=self._linger_ms,
             max_request_size=MAX_RECORD_BYTES,
             request_timeout_ms=CONNECT_SECONDS * 1000,
             metadata_max_age_ms=60_000,

@@ -18,7 +18,7 @@ import structlog
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
-from flowbinding_worker.kafka.port import Position
+from flowbinding_worker.kafka.port import KafkaUnavailableError, Position
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Partition
 from flowbinding_worker.tracker import Tracker
@@ -122,8 +122,16 @@ class Transactions:
         self._worker().trouble.clear("transactions")
         self._pace()
         for partition, lane in lanes.items():
-            self._tasks[partition] = asyncio.create_task(lane.run())
+            self._tasks[partition] = task = asyncio.create_task(lane.run())
+            task.add_done_callback(self._ended)
         return {p: x for p, x in zip(lanes, found, strict=True) if isinstance(x, Position)}
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A lane that a fault of ours has ended would write nothing any more, without a word."""
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            log.error("unexpected error", exc_info=fault)
+            text = f"unexpected {type(fault).__name__} in a transaction; the worker's log has more"
+            self.outdated = KafkaUnavailableError(text)
 
     async def close(self, partitions: Collection[Partition]) -> None:
         """End with partitions. What waits has never happened."""

@@ -144,8 +144,8 @@ class _Server:
         try:
             framed = frame(about | told)
         except (TypeError, ValueError, RecursionError) as error:
-            # What a component answers with need not be JSON.
-            message = f"the answer is not JSON: {error}"
+            # What a component answers with need not be JSON, nor have an end.
+            message = f"the answer cannot be passed on as JSON: {error}"
             framed = frame(about | {"fault": Fault.RAISED, "message": message})
         self._writer.write(framed)
 

@@ -13,6 +13,8 @@ from asyncio.subprocess import PIPE, Process
 
 from flowbinding_worker.flows.processes.template import COMMAND, FORK, KILL
 
+START_SECONDS = 120.0
+"""How long the template may take to import what it runs flows with."""
 _CLOSE_SECONDS = 1.0
 
 
@@ -65,7 +67,13 @@ class Forks:
                     # Ctrl-C is for the worker, which lets its runs end.
                     start_new_session=True,
                 )
-            event = await self._event(self._process)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    event = await self._event(self._process)
+            except TimeoutError:
+                await self.close()
+                text = f"its process was not ready within {START_SECONDS:g} s"
+                raise EngineMissingError(text) from None
             if "ready" not in event:
                 how = ended_how(await self._process.wait())
                 await self.close()

@@ -216,9 +216,8 @@ class FlowProcess:
         if number == LOADED:
             self._size = memory
         grown = 0 < self._max_growth <= memory - self._size
-        call = self._calls.pop(number, None)
+        call = self._calls.get(number)
         if call is not None:
-            call.overdue.cancel()
             if "fault" not in message:
                 if not call.answer.done():
                     call.answer.set_result(message["answer"])
@@ -227,6 +226,9 @@ class FlowProcess:
                 fault = Fault(message["fault"])
                 kind = LoadError if number == LOADED else RunError
                 _fail(call.answer, kind(fault, message["message"], packages, stuck=stuck))
+            # Not before: what cannot be read ends the process, and with it all calls.
+            call.overdue.cancel()
+            del self._calls[number]
         unloadable = number == LOADED and "fault" in message
         if stuck or grown or unloadable:
             self.retired = True

@@ -95,7 +95,14 @@ class Template:
     def _fork(self, number: int, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)
         parent = os.getpid()
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError as error:
+            # No memory, or too many processes: that is no reason to end the others.
+            os.close(descriptor)
+            sys.stderr.write(f"no process can be forked: {error.strerror}\n")
+            tell(self._events, {"ended": number, "status": _CRASHED})
+            return
         if process == 0:
             self._become(parent, descriptor)
         os.close(descriptor)
