@@ -83,8 +83,7 @@ class FlowBinding(ApiModel):
             lambda binding: _dead_letter_name_fits(binding),
         ),
         Rule(
-            "!has(self.spec.source.schedule) ||"
-            f" size(self.metadata.name) <= {MAX_SCHEDULED_NAME}",
+            f"!has(self.spec.source.schedule) || size(self.metadata.name) <= {MAX_SCHEDULED_NAME}",
             f"must have at most {MAX_SCHEDULED_NAME} characters with source.schedule: a CronJob's"
             " name is shorter than others",
             "metadata.name",

@@ -356,9 +356,11 @@ class FlowBindingSpec(ApiModel):
             " || !self.output.routes.exists(r, " + _consumes("r.topic") + ")",
             "must not go to a source topic: every result there would run the flow again",
             "output.routes",
-            lambda spec: not any(
-                _consumed(spec, route["topic"])
-                for route in (spec["output"] or {}).get("routes") or []
+            lambda spec: (
+                not any(
+                    _consumed(spec, route["topic"])
+                    for route in (spec["output"] or {}).get("routes") or []
+                )
             ),
         ),
         Rule(

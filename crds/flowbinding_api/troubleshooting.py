@@ -149,7 +149,8 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "FlowReachable=False",
         "The flow server refuses the API key, the token or the password (401 or 403), or the token "
         "endpoint of spec.flow.auth.oauth2 refuses the client.",
-        "Repair the Secret behind spec.flow.apiKeySecretRef or spec.flow.auth; workers read it anew.",
+        "Repair the Secret behind spec.flow.apiKeySecretRef or spec.flow.auth; workers read it "
+        "anew.",
     ),
     Reason.FLOW_NOT_FOUND: (
         "FlowReachable=False",
@@ -253,9 +254,10 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.OFFSET_OUT_OF_RANGE: (
         "Degraded=True",
-        "A partition ends before the offset that the group has committed: the topic was deleted and "
-        "created again, or a broker lost messages. The group starts at the partition's beginning, so "
-        "that nothing is passed over; what is still there of the old messages runs again.",
+        "A partition ends before the offset that the group has committed: the topic was deleted "
+        "and created again, or a broker lost messages. The group starts at the partition's "
+        "beginning, so that nothing is passed over; what is still there of the old messages runs "
+        "again.",
         "Nothing, if the topic was created anew. Otherwise look why messages were lost, such as "
         "unclean.leader.election.enable.",
     ),

@@ -101,7 +101,7 @@ async def test_a_worker_killed_while_results_wait_delivers_them_when_it_starts_a
     source = await topic(2)
     out, dead = f"{source}.out", f"{source}.test.dlq"
     spec = {
-        "flow": langflow(flow, input="{{ value.message if text != 'poison' else nothing }}"),
+        "flow": langflow(flow, input="{{ value.message if text != 'poison' else value.no.such }}"),
         "output": {"topic": out, **OUT},
     }
     document = manifest(kafka.bootstrap, source, spec)
