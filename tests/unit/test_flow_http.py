@@ -129,6 +129,38 @@ async def test_all_that_can_be_said(files: Files) -> None:
     }
 
 
+async def test_a_path_that_a_message_made_and_is_not_there_is_that_messages_problem(
+    files: Files,
+) -> None:
+    http = {"path": "/{{ value.kind }}"}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200 if request.url.path == "/there" else 404, json={"ok": True})
+
+    async def failure(kind: str) -> ProcessingError:
+        with pytest.raises(ProcessingError) as raised:
+            await flow.run(rendered(http, {"kind": kind}))
+        return raised.value
+
+    flow = client(files, handler, http=http)
+    assert (await failure("nowhere")).failure is Failure.CONFIGURATION, "nothing has worked yet"
+    await flow.run(rendered(http, {"kind": "there"}))
+    error = await failure("nowhere")
+    assert error.failure is Failure.POISON
+    assert "spec.flow.http.path made this one of the message" in str(error)
+    await flow.close()
+
+
+async def test_a_path_that_worked_and_is_gone_is_a_configuration_failure(files: Files) -> None:
+    statuses = iter([200, 404])
+    flow = client(files, lambda _: httpx.Response(next(statuses), json={"ok": True}))
+    await flow.run(rendered({}))
+    with pytest.raises(ProcessingError) as raised:
+        await flow.run(rendered({}))
+    assert raised.value.failure is Failure.CONFIGURATION
+    await flow.close()
+
+
 def test_null_is_a_value_in_a_body_on_its_way_to_the_worker() -> None:
     document = manifest(flow={"backend": "HTTP", "url": "http://scores"})
     document["spec"]["flow"]["http"] = {"body": {"user": None, "deep": {"a": [None]}}}

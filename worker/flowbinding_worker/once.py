@@ -40,7 +40,7 @@ from flowbinding_worker.ports import (
     ProcessingError,
     Record,
 )
-from flowbinding_worker.processing import Outcome, unexpected, where
+from flowbinding_worker.processing import Outcome, log_failure, unexpected, where
 from flowbinding_worker.redaction import redact
 from flowbinding_worker.tracker import Tracker
 from flowbinding_worker.trouble import Trouble
@@ -146,7 +146,7 @@ class Once:
                 log.exception("unexpected error", **where(record))
                 failure = unexpected(error)
             delay = self._delay(job, failure)
-            _log_failure(job, failure, delay)
+            log_failure(job, failure, delay)
             if delay is None:
                 await self._bury(job, failure)
                 raise RunFailedError(f"{failure.reason}: {failure}")
@@ -231,19 +231,3 @@ def leave_last_words(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         if path.exists():
             path.write_text(redact(text)[:MAX_LAST_WORDS], encoding="utf-8")
-
-
-def _log_failure(job: Job, error: ProcessingError, delay: float | None) -> None:
-    log.warning(
-        "attempt failed",
-        failure=error.failure.value,
-        reason=error.reason,
-        error=str(error),
-        status=error.status,
-        attempts=job.attempts,
-        retry_seconds=None if delay is None else round(delay, 3),
-        **where(job.record),
-    )
-    if error.response:
-        # It may quote the message.
-        log.debug("response", response=error.response, **where(job.record))

@@ -223,6 +223,23 @@ def where(record: Record) -> dict[str, Any]:
     return {"topic": topic, "partition": partition, "offset": record.offset}
 
 
+def log_failure(job: Job, error: ProcessingError, delay: float | None) -> None:
+    """Say that an attempt failed, and in how many seconds the next one is; None for none."""
+    log.warning(
+        "attempt failed",
+        failure=error.failure.value,
+        reason=error.reason,
+        error=str(error),
+        status=error.status,
+        attempts=job.attempts,
+        retry_seconds=None if delay is None else round(delay, 3),
+        **where(job.record),
+    )
+    if error.response:
+        # It may quote the message.
+        log.debug("response", response=error.response, **where(job.record))
+
+
 def _log_answer(record: Record, result: FlowResult, seconds: float) -> None:
     value, place = result.value, where(record)
     shape = sorted(map(str, value))[:MAX_KEYS] if isinstance(value, dict) else type(value).__name__

@@ -26,7 +26,14 @@ from flowbinding_worker.figures import Busy
 from flowbinding_worker.job import Job
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Failure, ProcessingError
-from flowbinding_worker.processing import Outcome, OutdatedError, Processor, unexpected, where
+from flowbinding_worker.processing import (
+    Outcome,
+    OutdatedError,
+    Processor,
+    log_failure,
+    unexpected,
+    where,
+)
 from flowbinding_worker.runs import Runs
 from flowbinding_worker.scheduler import Scheduler
 from flowbinding_worker.trouble import Trouble
@@ -257,19 +264,7 @@ class Slots:
         spared = self._control.is_open and not blamed
         clock = self._control.clock(time.monotonic())
         delay = self._retry.delay(job, error, spared=spared, clock=clock)
-        log.warning(
-            "attempt failed",
-            failure=error.failure.value,
-            reason=error.reason,
-            error=str(error),
-            status=error.status,
-            attempts=job.attempts,
-            retry_seconds=None if delay is None else round(delay, 3),
-            **where(job.record),
-        )
-        if error.response:
-            # It may quote the message.
-            log.debug("response", response=error.response, **where(job.record))
+        log_failure(job, error, delay)
         return delay
 
     def _delivered(self, job: Job, done: asyncio.Future[None]) -> None:

@@ -40,6 +40,8 @@ class HttpFlow:
         self._http = resolved(flow.http, flow.url or "")
         self._method = str(self._http.method)
         self._client = FlowClient(flow, files, slots=slots, transport=transport)
+        self._answered = ""
+        """Path of the last run that succeeded."""
 
     async def start(self) -> None:
         """Check that the address is one and that the Secrets can be used; calls nothing.
@@ -67,11 +69,30 @@ class HttpFlow:
         headers = {name: text for name, text in headers.items() if name.lower() not in named}
         url = self._url(request.http.path)
         answer = await self._client.call(self._method, url, {**headers, **own}, body)
-        return read(self._http, answer, now=datetime.now(UTC))
+        try:
+            result = read(self._http, answer, now=datetime.now(UTC))
+        except ProcessingError as error:
+            raise self._judged(error, url.path) from None
+        self._answered = url.path
+        return result
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+
+    def _judged(self, error: ProcessingError, path: str) -> ProcessingError:
+        """Tell a message's path that leads nowhere from a server that has nothing for anybody."""
+        if error.status != 404 or self._answered in ("", path):
+            return error
+        return ProcessingError(
+            f"{error}; other paths are there: spec.flow.http.path made this one of the message",
+            failure=Failure.POISON,
+            stage=error.stage,
+            reason=error.reason,
+            status=error.status,
+            response=error.response,
+            ran=error.ran,
+        )
 
     def _url(self, path: str) -> httpx.URL:
         base = self._client.base
