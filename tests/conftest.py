@@ -29,6 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in TIERS:
             if tier in item.path.relative_to(ROOT / "tests").parts:
                 item.add_marker(tier)
+        if "helm" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            # The first one may have to build it.
+            item.add_marker(pytest.mark.timeout(60, func_only=True))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

