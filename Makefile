@@ -88,9 +88,9 @@ unit: install ## Fast tests without any server
 	@$(BIN)/pytest -n 2 tests/unit
 
 .PHONY: integration
-# They wait more than they work: four at once. Tests that share a real engine stay together.
+# They wait more than they work: five at once. Tests of one file share what they start.
 integration: install ## Worker and lag client on a real broker, flows on real engines
-	@$(BIN)/pytest -n 5 --dist loadgroup tests/integration
+	@$(BIN)/pytest -n 5 --dist loadfile tests/integration
 
 .PHONY: e2e
 e2e: install ## Operator, chart and CRD on a real API server

@@ -25,8 +25,6 @@ FLOWS = Path(__file__).parent / "langflow" / "flows"
 DATA = {"text": "data:hi", "score": 0.5, "tags": ["a", "b"]}
 
 pytestmark = [
-    # One process has the server, instead of each its own.
-    pytest.mark.xdist_group("langflow"),
     # The first run installs 1.3 GB; each start of the server takes half a minute.
     pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),

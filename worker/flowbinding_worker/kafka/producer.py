@@ -47,6 +47,7 @@ class KafkaProducer:
     ) -> None:
         self._options = options
         self._linger_ms = linger_ms
+        self._narrow: set[str] = set()
         self._client_id = client_id
         self._connection: _Connection | None = None
         self._lock = asyncio.Lock()
@@ -65,14 +66,20 @@ class KafkaProducer:
         partition: int | None = None,
     ) -> None:
         """Write one record and wait for its acknowledgement; see `ProducerPort`."""
-        try:
-            await self._write(among_others, topic, key, value, headers, partition)
-        except (MessageSizeTooLargeError, RecordListTooLargeError):
-            # A topic's limit is one for batches: the record may only have been in bad company.
+        if topic not in self._narrow:
             try:
-                await self._write(_alone, topic, key, value, headers, partition)
+                await self._write(among_others, topic, key, value, headers, partition)
             except (MessageSizeTooLargeError, RecordListTooLargeError):
-                raise RecordTooLargeError(f"too large for topic {topic}") from None
+                # A topic's limit is one for batches: the record may only have been in bad company.
+                pass
+            else:
+                return
+        try:
+            await self._write(_alone, topic, key, value, headers, partition)
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            raise RecordTooLargeError(f"too large for topic {topic}") from None
+        # Its limit is below that of our batches: each refusal would cost a connection.
+        self._narrow.add(topic)
 
     async def _write(
         self,
