@@ -164,3 +164,11 @@ class ConfigMapKeyRef(ApiModel):
     """Name of the ConfigMap."""
     key: DataKey
     """Key within the ConfigMap."""
+
+
+CERTIFICATE_AND_KEY = Rule(
+    "has(self.certificateSecretRef) == has(self.keySecretRef)",
+    "set both or none of certificateSecretRef and keySecretRef",
+    holds=lambda tls: (tls["certificateSecretRef"] is None) == (tls["keySecretRef"] is None),
+)
+"""A client certificate is of no use without its key; of TLS to brokers and to flow servers."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, StringConstraints
 
 from flowbinding_api.base import (
+    CERTIFICATE_AND_KEY,
     ApiModel,
     Expression,
     ObjectName,
@@ -136,15 +137,7 @@ class Tls(ApiModel):
     key_secret_ref: SecretKeyRef | None = None
     """Private key (PEM) of the client certificate."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.certificateSecretRef) == has(self.keySecretRef)",
-            "set both or none of certificateSecretRef and keySecretRef",
-            holds=lambda tls: (
-                (tls["certificateSecretRef"] is None) == (tls["keySecretRef"] is None)
-            ),
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (CERTIFICATE_AND_KEY,)
 
 
 class Sasl(ApiModel):
