@@ -164,7 +164,8 @@ class Fleet:
         return self.bed.kubectl("-n", OPERATOR_NAMESPACE, *arguments)
 
     def _operator_address(self) -> str:
-        (pod,) = json.loads(self._kubectl("get", "pods", "-o", "json"))["items"]
+        pods = json.loads(self._kubectl("get", "pods", "-o", "json"))["items"]
+        (pod,) = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         return f"http://{pod['status']['podIP']}:8080"
 
     def _binding(self, name: str) -> dict[str, Any]:
