@@ -10,18 +10,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from random import Random
 
 from flowbinding_api.offsets import decode as decode_commit
-from flowbinding_api.offsets import encode as encode_commit
 from flowbinding_worker.handover import LANES
 from flowbinding_worker.handover.entry import Item, State, decode, encode, fingerprint
 from flowbinding_worker.handover.incoming import Incoming, Turn
 from flowbinding_worker.handover.outgoing import Outgoing
-from flowbinding_worker.ports import Partition, Record
+from flowbinding_worker.ports import Record
 from flowbinding_worker.tracker import Tracker
+from handover_broker import NONE, TICK, Broker, Faults, P
 
-TICK = 0.25
 SESSION = 45.0
 DRAIN = 20.0
 GRACE = 40.0
@@ -30,22 +28,6 @@ SLOTS = 4
 FETCH = 2
 MISSED = 0.2
 """How often a member learns of the next generation before it could take up its part in one."""
-P = Partition("in", 0)
-
-
-@dataclass
-class Faults:
-    """How likely things go wrong, for each time that they can."""
-
-    kill: float = 0.0
-    stall: float = 0.0
-    unwritten: float = 0.0
-    unacknowledged: float = 0.0
-    unreadable: float = 0.0
-    uncommitted: float = 0.0
-
-
-NONE = Faults()
 
 
 @dataclass(eq=False)
@@ -76,7 +58,9 @@ class Member:
     number: int
     alive: bool = True
     died_at: float = math.inf
+    stalled_since: float = 0.0
     stalled_until: float = 0.0
+    expelled: bool = False
     leaving_at: float = math.inf
     joined: bool = False
     revoking_since: float = math.inf
@@ -93,11 +77,19 @@ class Member:
     def left(self) -> bool:
         return self not in self.world.members
 
+    @property
+    def over(self) -> bool:
+        """Whether it has left and has nothing to do or say any more."""
+        return self.leaving_at < math.inf and not self.runs and not self.outgoing
+
     def clock(self) -> float:
         return self.world.now
 
     def step(self) -> None:
         """All that a worker's tasks would do by now."""
+        if self.expelled:
+            self.flush()
+            self.return_()
         self.runs = [r for r in self.runs if not r.tracker.retired]
         for run in [r for r in self.runs if r.ends <= self.world.now]:
             self.runs.remove(run)
@@ -128,7 +120,7 @@ class Member:
             run.tracker.handed.done(offset)
 
     def complete(self, tracker: Tracker, record: Record) -> None:
-        assert record in self.world.written, f"{record.offset} counts as done and is not"
+        assert record.offset in self.world.written, f"{record.offset} counts as done and is not"
         tracker.complete(record.offset)
 
     def work(self, tracker: Tracker) -> None:
@@ -154,8 +146,10 @@ class Member:
 
     def ask(self) -> None:
         tracker = self.tracker or self.suspended
-        if tracker is None or not (lanes := self.incoming.awaited(tracker)):
-            return
+        if tracker is not None and (lanes := self.incoming.awaited(tracker)):
+            self.hear(tracker, lanes)
+
+    def hear(self, tracker: Tracker, lanes: set[int]) -> None:
         self.read(lanes)
         for one in [w for w in self.waiting if w.held]:
             fate = self.incoming.fate(one.record.offset, fingerprint(one.record))
@@ -166,7 +160,7 @@ class Member:
                 one.held, one.attempts, one.due = False, fate.attempts, fate.due
 
     def read(self, lanes: set[int]) -> bool:
-        if self.world.happens(self.world.faults.unreadable):
+        if self.world.down or self.world.happens(self.world.faults.unreadable):
             return False
         for lane in lanes:
             text = self.world.registers.get(lane)
@@ -176,19 +170,34 @@ class Member:
 
     def flush(self) -> None:
         for lane, outgoing in list(self.outgoing.items()):
-            if outgoing.due and not outgoing.expired:
-                self.beat += 1
-                version, items = outgoing.say()
-                text = encode(self.number, self.beat, items)
-                assert text is not None
-                if not self.world.happens(self.world.faults.unwritten):
-                    self.world.registers[lane] = text
-                    if not self.world.happens(self.world.faults.unacknowledged):
-                        outgoing.acknowledged(version, self.world.now)
-            if outgoing.settled or outgoing.expired:
+            if outgoing.due:
+                self.say(lane, outgoing)
+            if outgoing.over:
                 del self.outgoing[lane]
+                if outgoing.closable:
+                    self.say(lane, outgoing, closed=True)
+
+    def say(self, lane: int, outgoing: Outgoing, *, closed: bool = False) -> None:
+        self.beat += 1
+        version, items = outgoing.say()
+        text = encode(self.number, self.beat, items, closed=closed)
+        assert text is not None
+        if self.world.say(lane, text):
+            outgoing.acknowledged(version, self.world.now)
+
+    def return_(self) -> None:
+        """Learn that the group has gone on without us, and join it again."""
+        if self.tracker is not None:
+            self.give_back({self.tracker})
+        self.tracker = self.suspended = None
+        self.waiting, self.revoking_since = [], math.inf
+        self.expelled = self.joined = False
+        self.world.members.append(self)
+        self.world.rebalance()
 
     def announce(self, tracker: Tracker) -> None:
+        if self.incoming.free_lane(tracker) is None:
+            self.hear(tracker, set(range(LANES)))
         items = {
             w.record.offset: Item(
                 fingerprint(w.record),
@@ -204,14 +213,15 @@ class Member:
             record.offset: Item(fingerprint(record), State.RUNNING, run.attempts)
             for record, run in running.items()
         }
-        if not self.incoming.complete:
-            self.read(set(range(LANES)))
         lane = self.incoming.free_lane(tracker)
         if items and lane is not None:
+            self.incoming.opened(lane)
             tracker.handed = self.outgoing[lane] = Outgoing(items, self.clock)
 
     def settled(self, tracker: Tracker) -> bool:
         """One round of a revocation: whether it is over."""
+        if tracker.handed is None or tracker.handed.vain:
+            self.announce(tracker)
         self.flush()
         member = self.world.commit(self, tracker)
         handed = tracker.handed is not None and tracker.handed.covered
@@ -223,7 +233,6 @@ class Member:
             return True
         if self.revoking_since == math.inf:
             self.revoking_since = self.world.now
-            self.announce(self.tracker)
         if not self.settled(self.tracker):
             if self.world.now < self.revoking_since + DRAIN:
                 return False
@@ -241,10 +250,13 @@ class Member:
                 tracker.handed.free_running()
         self.runs = [r for r in self.runs if r.tracker not in trackers]
 
+    def unbroken(self) -> bool:
+        """Whether nobody else can have had the partition since."""
+        return self.world.generation == self.owned_in + 1
+
     def assigned(self, *, ours: bool) -> None:
         world, before, self.suspended = self.world, self.suspended, None
-        again = world.generation == self.owned_in + 1
-        if ours and before is not None and again and not before.retired:
+        if ours and before is not None and self.unbroken() and not before.retired:
             if before.handed is not None:
                 before.handed.withdraw()
                 before.handed = None
@@ -263,19 +275,13 @@ class Member:
         self.tracker, self.owned_in = Tracker(offset, progress), world.generation
 
 
-class World:
-    """Kafka, and everything that happens."""
+class World(Broker):
+    """A group, and everything that happens to it."""
 
     def __init__(self, seed: int, faults: Faults) -> None:
-        self.random = Random(seed)
-        self.faults = faults
-        self.now = 0.0
-        self.log: list[Record] = []
-        self.written: set[Record] = set()
-        self.wrote: Counter[Record] = Counter()
-        self.started: Counter[Record] = Counter()
-        self.registers: dict[int, str] = {}
-        self.committed: tuple[int, str] = (0, "")
+        super().__init__(seed, faults)
+        self.wrote: Counter[int] = Counter()
+        self.started: Counter[int] = Counter()
         self.generation = 0
         self.owner: Member | None = None
         self.members: list[Member] = []
@@ -284,9 +290,6 @@ class World:
         self.again_at = math.inf
         self.drained = self.kept = 0
 
-    def happens(self, chance: float) -> bool:
-        return chance > 0 and self.random.random() < chance
-
     def fails(self, record: Record) -> bool:
         return record.offset % 7 == 3
 
@@ -294,28 +297,22 @@ class World:
         if self.faults is NONE:
             others = [r for w in self.workers for r in w.runs if r.record.key == record.key]
             assert not others, f"{record.offset} begins while {others[0].record.offset} runs"
-        self.started[record] += 1
+        self.started[record.offset] += 1
         seconds = self.random.choice([0.5, 1.0, 3.0, 10.0, 30.0])
         return Run(record, tracker, self.now + seconds, attempts)
 
     def write(self, member: Member, run: Run) -> None:
-        others = [w for w in self.workers if w is not member and w.alive]
+        others = [w for w in self.workers if w is not member and w.alive and not w.expelled]
         rivals = [r for w in others for r in w.runs if not r.tracker.retired]
         same = [r for r in rivals if r.record.key == run.record.key]
         assert not same, f"{run.record.offset} is written while {same[0].record.offset} runs"
-        self.written.add(run.record)
-        self.wrote[run.record] += 1
+        self.written.add(run.record.offset)
+        self.wrote[run.record.offset] += 1
 
     def commit(self, member: Member, tracker: Tracker) -> bool:
         """Whether it was acknowledged; a member of an older generation could not."""
         assert member.owned_in == self.generation, "somebody else may own it"
-        if self.happens(self.faults.uncommitted):
-            return False
-        offset, progress = tracker.committable or 0, tracker.progress()
-        done = [r for r in self.log if r.offset < offset or progress.is_done(r.offset)]
-        assert all(r in self.written for r in done), "a commit passes a message that is not done"
-        self.committed = offset, encode_commit(offset, progress)
-        return True
+        return self.take(tracker.committable or 0, tracker.progress())
 
     def join(self) -> None:
         member = Member(self, len(self.workers) + 1)
@@ -331,7 +328,6 @@ class World:
     def leave(self, member: Member) -> None:
         """SIGTERM: it hands over and goes; one that cannot hand over dies of it here."""
         if member.tracker is not None:
-            member.announce(member.tracker)
             if not member.settled(member.tracker):
                 member.give_back({member.tracker})
                 member.flush()
@@ -343,16 +339,25 @@ class World:
 
     def tick(self) -> None:
         self.now += TICK
+        self.arrive()
         for member in self.workers:
-            if member.alive and member.stalled_until <= self.now:
+            if member.alive and member.stalled_until <= self.now and not member.over:
                 member.step()
         for member in [m for m in self.members if self.now > m.died_at + SESSION]:
             self.members.remove(member)
             self.rebalance()
+        for member in [m for m in self.members if m.stalled_until > self.now]:
+            if self.now > member.stalled_since + SESSION:
+                member.expelled = True
+                self.members.remove(member)
+                self.rebalance()
         if self.now >= self.again_at:
             self.again_at = math.inf
             self.rebalance()
-        if self.rebalancing:
+        if self.down:
+            # Everybody joins again when it is back.
+            self.again_at = self.down_until
+        elif self.rebalancing:
             self._hand_out()
 
     def _hand_out(self) -> None:
@@ -382,11 +387,19 @@ class World:
             self.join()
         elif what < 0.03 and len(calm) > 1 and not self.rebalancing:
             self.leave(self.random.choice(calm))
+        elif not self.rebalancing and self.happens(self.faults.restless):
+            self.rebalance()
+        if not self.down and self.happens(self.faults.restart):
+            self.down_until = self.now + self.random.choice([2.0, 8.0, 20.0])
         for member in self.workers:
             if member.alive and self.happens(self.faults.kill):
                 member.alive, member.died_at, member.runs = False, self.now, []
             elif member.alive and self.happens(self.faults.stall):
-                member.stalled_until = self.now + self.random.choice([3.0, 9.0, 12.0, 16.0, 40.0])
+                member.stalled_since = self.now
+                seconds = self.random.choice([3.0, 9.0, 12.0, 16.0, 40.0])
+                if member in self.members and self.happens(self.faults.expelled):
+                    seconds = SESSION + self.random.choice([0.5, 5.0, 30.0])
+                member.stalled_until = self.now + seconds
 
     def produce(self) -> None:
         offset = len(self.log)
@@ -400,7 +413,7 @@ class World:
                 self.produce()
             self.mischief()
             self.tick()
-        self.faults = Faults()
+        self.faults, self.down_until = Faults(), 0.0
         for member in self.workers:
             member.stalled_until = 0.0
         if not any(m.alive for m in self.members):

@@ -35,6 +35,11 @@ class Reader:
         self._data = data
         self._at = 0
 
+    @property
+    def more(self) -> bool:
+        """Whether anything follows."""
+        return self._at < len(self._data)
+
     def varint(self) -> int:
         """The next number."""
         value = shift = 0

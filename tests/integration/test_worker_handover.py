@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +33,11 @@ GROUP, LITERAL, ALL, DENY = 3, 3, 2, 2
 """Numbers in Kafka's protocol: a resource type, a pattern type, an operation, a permission."""
 
 
-PACE = 20
+PACE = 40
 """Messages a second."""
+CALL_SECONDS = 20.0
+LONG, SHORT = 24, 120
+"""How many keys have calls of that length, and how many have short ones."""
 
 
 def numbered(number: int, keys: int) -> Message:
@@ -39,26 +48,63 @@ def key_of(call: Call) -> str:
     return call.input.split()[0]
 
 
-def events(worker: WorkerProcess, name: str) -> Iterator[dict[str, Any]]:
+def events(worker: WorkerProcess, *names: str) -> Iterator[dict[str, Any]]:
     """Lines of a worker's log."""
     for line in worker.log.read_text().splitlines():
-        if line.startswith("{") and (entry := json.loads(line))["event"] == name:
+        if line.startswith("{") and (entry := json.loads(line))["event"] in names:
             yield entry
 
 
+async def feed(bootstrap: str, topic: str) -> None:
+    """Messages with short calls at a steady pace, until cancelled."""
+    for second in itertools.count():
+        numbers = range(second * PACE, (second + 1) * PACE)
+        await produce(bootstrap, topic, (numbered(n, SHORT) for n in numbers))
+        await asyncio.sleep(1)
+
+
 @dataclass
-class Feed:
-    """Produces numbered messages at a steady pace, until it is told to stop."""
+class Rebalances:
+    """How long each partition started nothing in each of a group's rebalances.
 
-    keys: int
-    count: int = 0
+    Attributes:
+        flow: Knows when calls started.
+        begun: What set each rebalance off, and when, in seconds of the flow server's clock.
+    """
 
-    async def run(self, bootstrap: str, topic: str) -> None:
-        while True:
-            numbers = range(self.count, self.count + PACE)
-            await produce(bootstrap, topic, (numbered(n, self.keys) for n in numbers))
-            self.count += PACE
-            await asyncio.sleep(1)
+    flow: FlowServer
+    begun: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, name: str) -> None:
+        self.begun[name] = time.monotonic()
+
+    def pauses(self, workers: Sequence[WorkerProcess], end: float) -> dict[str, list[float]]:
+        """Seconds from when a partition was taken from its owner to its next call, by anybody.
+
+        That is a call of a key that runs nothing. Its message may have come 0.3 s later only.
+        """
+        starts = defaultdict(list)
+        for call in self.flow.calls:
+            starts[call.place[0]].append(call.start)
+        found: dict[str, list[float]] = {name: [] for name in self.begun}
+        for at, partition in sorted(t for w in workers for t in taken(w) if t[0] < end):
+            name = max((n for n in self.begun if self.begun[n] <= at), key=self.begun.__getitem__)
+            after = [start for start in starts[partition] if start >= at]
+            found[name].append(min(after, default=math.inf) - at)
+        return found
+
+
+def taken(worker: WorkerProcess) -> Iterator[tuple[float, int]]:
+    """When partitions were taken from a worker, and which; also by its own end."""
+    mine: list[str] = []
+    for entry in events(worker, "partitions assigned", "partitions revoked", "stopping"):
+        if entry["event"] == "partitions assigned":
+            mine = entry["partitions"] + entry["kept"]
+        else:
+            gone = datetime.fromisoformat(entry["timestamp"]).timestamp() - entry.get("seconds", 0)
+            at = gone - time.time() + time.monotonic()
+            yield from ((at, int(name.rsplit("-", 1)[1])) for name in mine)
+            mine = []
 
 
 async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_for(
@@ -66,67 +112,88 @@ async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_
 ) -> None:
     source, out = await topic(12), await topic(1)
     released = asyncio.Event()
+    rebalances = Rebalances(flow)
 
     async def answer(call: Call) -> web.Response | None:
-        if key_of(call) == "0":
+        if key_of(call) == "long0":
             await released.wait()
-        await asyncio.sleep(0.5 + int(key_of(call)) % 3)
+        elif call.input.startswith("long"):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(released.wait(), CALL_SECONDS)
+        else:
+            await asyncio.sleep(0.2)
         return None
 
-    async def goes_on(worker: WorkerProcess) -> None:
-        """It runs something, and the others do, while calls of long before still run."""
-        await until(lambda: served(worker))
+    async def goes_on(what: str) -> None:
+        """All partitions have started something since, while a call of long before still runs."""
         before = len(flow.calls)
-        await until(lambda: len(flow.calls) > before + 20, what="others start")
-        assert flow.calls[0].end is None
 
-    async def served(worker: WorkerProcess) -> bool:
-        return await worker.metric("in_flight") > 0
+        async def all_moved() -> bool:
+            return len({c.place[0] for c in flow.calls[before:]}) == 12
+
+        await until(all_moved, what=f"calls in all partitions: {what}")
+        assert flow.inputs.count("long0 m0") == 1
+        assert flow.calls[flow.inputs.index("long0 m0")].end is None
+
+    async def joined(worker: WorkerProcess) -> None:
+        rebalances.begin(f"{worker.log.stem} joins")
+        await until(lambda: any(e["partitions"] for e in events(worker, "partitions assigned")))
+        await goes_on(f"{worker.log.stem} joins")
+
+    async def left(worker: WorkerProcess) -> asyncio.Task[int]:
+        rebalances.begin(f"{worker.log.stem} leaves")
+        leaving = asyncio.create_task(worker.terminate())
+        others = [w for w in (first, second) if w is not worker]
+        counts = [len(list(events(w, "partitions assigned"))) for w in others]
+        await until(lambda: counts != [len(list(events(w, "partitions assigned"))) for w in others])
+        await goes_on(f"{worker.log.stem} leaves")
+        return leaving
 
     flow.answer = answer
     spec = {
         "flow": flow.spec(),
         "output": {"topic": out, "value": "{{ result }}"},
-        "concurrency": {"perReplica": 30},
+        "concurrency": {"perReplica": 60},
     }
     document = manifest(kafka.bootstrap, source, spec)
-    feed = Feed(keys=60)
-    await produce(kafka.bootstrap, source, [(b"k0", b"0 first")])
+    slow = [(f"L{n % LONG}".encode(), f"long{n % LONG} m{n}".encode()) for n in range(3 * LONG)]
+    await produce(kafka.bootstrap, source, slow)
     first, second, third = (
         WorkerProcess(tmp_path, document, f"worker-{number}") for number in range(3)
     )
     async with first:
-        await until(lambda: flow.running == 1)
-        feeding = asyncio.create_task(feed.run(kafka.bootstrap, source))
-        await goes_on(first)
+        await until(lambda: flow.running == LONG)
+        feeding = asyncio.create_task(feed(kafka.bootstrap, source))
         async with second:
-            await goes_on(second)
+            await joined(second)
             async with third:
-                await goes_on(third)
-                leaving = asyncio.create_task(third.terminate())
-                await goes_on(second)
+                await joined(third)
+                ends = [await left(third)]
+                ends.append(await left(second))
+                end = time.monotonic()
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
                 released.set()
-                assert await leaving == 0
-            assert await second.terminate() == 0
+                assert [await exited for exited in ends] == [0, 0]
 
         async def done() -> bool:
             return await lag(kafka.bootstrap, first.group, source) == 0
 
         await until(done, 60)
         assert await first.terminate() == 0
-    moves = [e for w in (first, second, third) for e in events(w, "partitions revoked")]
-    handed = sum(move["handed_over"] for move in moves)
-    starts = sorted(call.start for call in flow.calls)
-    gap = max(later - earlier for earlier, later in itertools.pairwise(starts))
-    longest = max(move["seconds"] for move in moves)
-    print(f"handed over {handed}; longest revocation {longest:.3f} s; longest gap {gap:.2f} s")
+    workers = (first, second, third)
+    for name, seconds in rebalances.pauses(workers, end).items():
+        middle, longest = statistics.median(seconds), max(seconds)
+        print(f"{name}: {len(seconds)} partitions stood for {middle:.2f} s, {longest:.2f} s most")
+        assert len(seconds) >= 4
+        assert longest < CALL_SECONDS
+    moves = [e for w in workers for e in events(w, "partitions revoked")]
+    print("handed over", [m["handed_over"] for m in moves], "s:", [m["seconds"] for m in moves])
+    assert sum(move["handed_over"] for move in moves) > 0
     assert not repeated(flow.calls)
     assert_serial(flow.calls, key_of)
     results = await read_all(kafka.bootstrap, out)
-    assert len(results) == len({r.value for r in results}) == len(flow.calls) >= feed.count + 1
-    assert handed > 0
+    assert len(results) == len({r.value for r in results}) == len(flow.calls) > 3 * LONG
 
 
 async def test_messages_of_a_worker_that_dies_after_handing_over_run_after_its_lease(

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from flowbinding_worker.handover import incoming, outgoing
-from flowbinding_worker.handover.entry import State, decode
+from flowbinding_worker.handover import FENCE_SECONDS, LANES, incoming, outgoing
+from flowbinding_worker.handover.entry import Item, State, decode, encode
+from flowbinding_worker.handover.outgoing import Outgoing
+from flowbinding_worker.handover.registers import Registers, register_group
 from flowbinding_worker.kafka.port import KafkaUnavailableError, MembershipLostError, Position
+from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.ports import Failure, FlowRequest, Partition
-from worker_fakes import P0, P1, FakeBroker, FakeFlow, Gate, Worker, refuse, texts, until
+from worker_fakes import (
+    P0,
+    P1,
+    FakeBroker,
+    FakeFlow,
+    FakeOffsets,
+    Gate,
+    Worker,
+    refuse,
+    texts,
+    until,
+)
 
 KEY = b"k"
+OTHERS = 4711
+"""Number of a worker that is not there."""
 UNWRITABLE = KafkaUnavailableError("not authorized", retriable=False)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowbinding_worker.handover.rebalance.TELL_SECONDS", 0.01)
-    monkeypatch.setattr("flowbinding_worker.handover.rebalance.ASK_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.handover.listening.ASK_SECONDS", 0.01)
     monkeypatch.setattr("flowbinding_worker.handover.rebalance.AGAIN_SECONDS", 0.05)
 
 
@@ -35,6 +52,29 @@ def worker(
     made = Worker(broker, gate if isinstance(gate, FakeFlow) else FakeFlow(gate), spec)
     made.consumer.on_start = partitions
     return made
+
+
+class Still:
+    """Steady seconds that can pass while nothing happens."""
+
+    passed = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.passed
+
+    def outgoing(self, items: Mapping[int, Item], _: object) -> Outgoing:
+        return Outgoing(items, self)
+
+
+def fill_registers(made: Worker, lanes: Iterable[int]) -> None:
+    """Put into registers of P0 what others have left there, over and not closed."""
+    for lane in lanes:
+        group = register_group(made.binding.consumer_group, lane)
+        made.broker.registers[group, P0] = Position(0, encode(OTHERS, 9, {}) or "")
+
+
+def closed(broker: FakeBroker) -> int:
+    return sum(decode(p.metadata).closed for p in broker.registers.values())
 
 
 async def hand_out(workers: Sequence[tuple[Worker, list[Partition]]]) -> None:
@@ -77,6 +117,7 @@ async def test_what_runs_is_finished_by_its_worker_and_the_rest_goes_on_at_once(
         assert len(broker.sent_to("out")) == 5
         assert two.count('handovers_total{outcome="Finished"}') == 1
         assert one.count('handovers_total{outcome="HandedOver"}') == 1
+        await until(lambda: all(decode(p.metadata).closed for p in broker.registers.values()))
 
 
 async def test_what_an_earlier_owner_runs_counts_for_the_limit_over_all(broker: FakeBroker) -> None:
@@ -174,6 +215,118 @@ async def test_a_worker_that_cannot_say_that_it_lives_writes_nothing(
         await until(lambda: one.count("in_flight") == 0)
         assert broker.produced == []
         assert one.count('handovers_total{outcome="Fenced"}') == 1
+
+
+async def test_the_word_that_closes_a_register_is_never_repeated(broker: FakeBroker) -> None:
+    """Its answer is lost; by the next time somebody else may write there."""
+    offsets, word = FakeOffsets(broker), Outgoing({0: Item(1, State.RUNNING)}, time.monotonic)
+    registers = Registers("g", offsets, Metrics())
+    registers.open(P0, 0, word)
+    await registers.flush()
+    [register] = broker.registers.values()
+    assert not decode(register.metadata).closed
+    word.done(0)
+    write = offsets.write
+
+    async def answer_is_lost(group: str, positions: Mapping[Partition, Position]) -> None:
+        await write(group, positions)
+        if decode(positions[P0].metadata).closed:
+            raise KafkaUnavailableError("no answer")
+
+    offsets.write = answer_is_lost  # type: ignore[method-assign]
+    await registers.flush()
+    [register] = broker.registers.values()
+    assert decode(register.metadata).closed
+    assert not registers.speaking
+    offsets.writes = 0
+    await registers.flush()
+    assert offsets.writes == 0
+
+
+async def test_registers_that_were_never_closed_are_free_after_the_lease(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that were killed leave them, and those of before the word was known."""
+    monkeypatch.setattr(incoming, "LEASE_SECONDS", 0.3)
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    made = worker(broker, gate, P0)
+    fill_registers(made, range(LANES))
+    async with made as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+        entries = [decode(p.metadata) for p in broker.registers.values()]
+        [written] = [entry for entry in entries if entry.instance != OTHERS]
+        assert written.items[0].state is State.RUNNING
+        await one.consumer.assign([P0])
+
+
+async def test_what_is_learned_in_a_search_for_a_register_counts(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks again about messages that are over."""
+    monkeypatch.setattr("flowbinding_worker.handover.listening.ASK_SECONDS", 3600)
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"a", b"m1")])
+    made = worker(broker, gate, P0)
+    fill_registers(made, range(1, LANES))
+    async with made as one, worker(broker, gate) as two:
+        await until(lambda: one.flow.running == 1)
+        await hand_out([(one, []), (two, [P0])])
+        await until(lambda: two.count("held") == 1)
+        gate.events["m0"].set()
+        await until(lambda: closed(broker) == 1)
+        await two.consumer.revoke()
+        await two.consumer.assign([P0])
+        await until(lambda: two.committed == 2)
+        assert (one.flow.inputs, two.flow.inputs) == (["m0"], ["m1"])
+
+
+async def test_an_owner_that_dies_before_its_first_commit_leaves_all_to_the_next(
+    broker: FakeBroker,
+) -> None:
+    gate = Gate("m0")
+    broker.produce([(b"a", b"m0"), (b"b", b"m1")])
+    async with worker(broker, gate, P0) as one, worker(broker, Gate("m2")) as two:
+        await until(lambda: one.flow.running == 1 and broker.sent_to("out") == [b"m1"])
+        await hand_out([(one, []), (two, [P0])])
+        broker.produce([(b"c", b"m2"), (b"a", b"m3")])
+        await until(lambda: two.flow.running == 1)
+        before = broker.commits[P0]
+        await two.die()
+        assert broker.commits[P0] == before
+        broker.generation += 1
+        async with worker(broker, FakeFlow(), P0) as three:
+            await until(lambda: three.flow.inputs == ["m2"])
+            gate.events["m0"].set()
+            await until(lambda: three.committed == 4)
+            assert three.flow.inputs == ["m2", "m3"]
+            assert set(broker.sent_to("out")) == {b"m0", b"m1", b"m2", b"m3"}
+            assert len(broker.sent_to("out")) == 4
+
+
+async def test_a_worker_that_stands_still_for_longer_than_its_lease_writes_nothing_afterwards(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP and SIGCONT: neither its result, nor over what others wrote since."""
+    clock = Still()
+    monkeypatch.setattr(outgoing, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.Outgoing", clock.outgoing)
+    gate = Gate("m0")
+    broker.produce(texts(0))
+    async with worker(broker, gate, P0) as one:
+        await until(lambda: one.flow.running == 1)
+        await one.consumer.revoke()
+        await one.consumer.assign([])
+        clock.passed += FENCE_SECONDS
+        gate.events["m0"].set()
+        broker.registers = {key: Position(0, "of others") for key in broker.registers}
+        await until(lambda: one.count("in_flight") == 0)
+        registers = one.engine._parts.rebalances._registers
+        assert registers is not None
+        await until(lambda: not registers.speaking)
+        assert broker.produced == []
+        assert [p.metadata for p in broker.registers.values()] == ["of others"]
 
 
 async def test_partitions_that_somebody_had_meanwhile_are_not_taken_as_they_were(
@@ -333,6 +486,7 @@ async def test_offsets_that_were_set_back_are_read_again_whatever_registers_say(
         await until(lambda: two.committed == 2)
         assert two.flow.inputs == ["m0", "m1"]
         await until(lambda: all(not decode(p.metadata).items for p in broker.registers.values()))
+        assert closed(broker) == 0, "who said it may say it again"
 
 
 async def test_a_trial_that_ends_during_a_rebalance_counts(broker: FakeBroker) -> None:
@@ -376,7 +530,7 @@ async def test_a_message_that_others_finish_is_no_trial(broker: FakeBroker) -> N
 async def test_what_can_never_be_told_is_not_tried_for_ever(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outgoing, "LEASE_SECONDS", 0.1)
+    monkeypatch.setattr(outgoing, "FENCE_SECONDS", 0.1)
     gate = Gate("m0")
     broker.produce(texts(0))
     async with worker(broker, gate, P0) as one:

@@ -17,6 +17,7 @@ from flowbinding_worker.ports import Partition, Record
 from flowbinding_worker.tracker import MAX_UNFINISHED, Tracker
 
 P = Partition("in", 0)
+BEFORE_CLOSING = "FBHAQRNBQIHA96tvu8BCQECAwS2u4m9"
 MARKS = st.integers(0, 2**32 - 1)
 ITEMS = st.dictionaries(
     st.integers(0, 2**62),
@@ -37,9 +38,9 @@ def mark(offset: int) -> int:
     return fingerprint(record(offset))
 
 
-def entry(beat: int, instance: int = 1, **states: State) -> Entry:
+def entry(beat: int, instance: int = 1, *, closed: bool = False, **states: State) -> Entry:
     items = {int(name[1:]): Item(mark(int(name[1:])), state, 2) for name, state in states.items()}
-    return Entry(instance, beat, items)
+    return Entry(instance, beat, items, closed=closed)
 
 
 def heard(*said: tuple[int, Entry | None], at: float = 0.0) -> Incoming:
@@ -57,6 +58,14 @@ def settled(outgoing: Outgoing) -> bool:
     return outgoing.settled
 
 
+def closable(outgoing: Outgoing) -> bool:
+    return outgoing.closable
+
+
+def due(outgoing: Outgoing) -> bool:
+    return outgoing.due
+
+
 class Clock:
     now = 0.0
 
@@ -64,14 +73,20 @@ class Clock:
         return self.now
 
 
-@given(MARKS, st.integers(0, 2**40), ITEMS)
+@given(MARKS, st.integers(0, 2**40), ITEMS, st.booleans())
 def test_entries_are_read_as_they_were_written(
-    instance: int, beat: int, items: Mapping[int, Item]
+    instance: int, beat: int, items: Mapping[int, Item], closed: bool
 ) -> None:
-    text = encode(instance, beat, items)
+    text = encode(instance, beat, items, closed=closed)
     assert text is not None
     assert len(text) <= MAX_METADATA
-    assert decode(text) == Entry(instance, beat, items)
+    assert decode(text) == Entry(instance, beat, items, closed=closed)
+
+
+def test_entries_of_workers_that_do_not_close_registers_are_read_and_not_closed() -> None:
+    items = {7: Item(0xDEADBEEF, State.RUNNING, 1), 9: Item(0x01020304, State.DONE)}
+    assert decode(BEFORE_CLOSING) == Entry(77, 5, items)
+    assert encode(77, 5, items) == BEFORE_CLOSING
 
 
 @given(
@@ -174,14 +189,43 @@ def test_the_lane_is_the_first_whose_messages_are_all_known_and_over() -> None:
     tracker = Tracker(0, Progress(9, (0, 1, 2)))
     tracker.fetched([record(0), record(1)], 2)
     assert heard().free_lane(tracker) == 0
-    assert heard((0, entry(1, o1=State.RUNNING))).free_lane(tracker) == 1
-    assert heard((0, entry(1, o1=State.FREE))).free_lane(tracker) == 0
-    assert heard((0, entry(1, o1=State.DONE))).free_lane(tracker) == 0
-    assert heard((0, entry(1, o8=State.RUNNING))).free_lane(tracker) == 0, "committed as done"
-    unknown = entry(1, o12=State.DONE)
+    assert heard((0, entry(1, closed=True, o1=State.FREE))).free_lane(tracker) == 0
+    assert heard((0, entry(1, closed=True, o1=State.DONE))).free_lane(tracker) == 0
+    assert heard((0, entry(1, closed=True, o8=State.DONE))).free_lane(tracker) == 0, "committed"
+    unknown = entry(1, closed=True, o12=State.DONE)
     assert heard((0, unknown)).free_lane(tracker) == 1, "nobody else could know it then"
     assert heard(*((lane, unknown) for lane in range(LANES))).free_lane(tracker) is None
     assert Incoming().free_lane(tracker) is None, "not read yet"
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_lane_is_not_taken_from_a_writer_that_may_write_again(state: State) -> None:
+    """It has closed the register, or has not been heard of for a lease."""
+    tracker, said = Tracker(2), entry(1, o1=state)
+    incoming = heard(*((lane, said) for lane in range(LANES)))
+    assert incoming.free_lane(tracker) is None
+    incoming.read(2, said, LEASE_SECONDS - 0.1, LEASE_SECONDS + 9)
+    assert incoming.free_lane(tracker) is None
+    incoming.read(2, said, LEASE_SECONDS, LEASE_SECONDS)
+    assert incoming.free_lane(tracker) == 2
+    incoming.read(1, entry(2, closed=True), 1.0, 1.0)
+    assert incoming.free_lane(tracker) == 1
+
+
+def test_a_lane_that_was_written_in_is_read_before_it_is_used_again() -> None:
+    incoming = heard()
+    incoming.opened(0)
+    assert incoming.free_lane(Tracker(0)) == 1
+    incoming.read(0, None, 1.0, 1.0)
+    assert incoming.free_lane(Tracker(0)) == 0
+
+
+def test_what_does_not_hold_any_more_keeps_its_register_while_its_writer_may_write() -> None:
+    incoming = heard((0, entry(1, o5=State.RUNNING)))
+    assert incoming.forget() == {0}
+    assert incoming.silent
+    assert incoming.fate(5, mark(5)).turn is Turn.READY
+    assert incoming.free_lane(Tracker(9)) == 1
 
 
 def test_the_right_to_write_ends_with_the_lease_and_nothing_revives_it() -> None:
@@ -199,7 +243,36 @@ def test_the_right_to_write_ends_with_the_lease_and_nothing_revives_it() -> None
     clock.now = 100.0 + FENCE_SECONDS
     outgoing.acknowledged(version, clock.now - 0.1)
     assert expired(outgoing)
+    assert not due(outgoing)
     assert FENCE_SECONDS < LEASE_SECONDS
+
+
+def test_a_register_is_closed_unless_something_may_still_be_under_way() -> None:
+    clock = Clock()
+    outgoing = Outgoing({}, clock)
+    assert not closable(outgoing)
+    version, _ = outgoing.say()
+    outgoing.acknowledged(version, 0.0)
+    assert closable(outgoing)
+    clock.now = FENCE_SECONDS
+    assert not closable(outgoing), "others may have given us up"
+    outgoing = Outgoing({}, clock)
+    outgoing.say()
+    version, _ = outgoing.say()
+    outgoing.acknowledged(version, clock.now)
+    assert settled(outgoing)
+    assert not closable(outgoing)
+
+
+def test_what_nobody_has_acknowledged_is_not_said_for_longer_than_a_lease_would_last() -> None:
+    clock = Clock()
+    outgoing = Outgoing({1: Item(1, State.RUNNING)}, clock)
+    outgoing.say()
+    assert due(outgoing)
+    clock.now = FENCE_SECONDS
+    assert outgoing.over
+    assert not due(outgoing)
+    assert not expired(outgoing), "but its messages are ours: nobody was told of them"
 
 
 def test_what_is_said_changes_and_comes_to_an_end() -> None:

@@ -6,7 +6,8 @@ once and takes each of these when it is over. The places, called registers, are 
 metadata in helper groups that nobody joins; `docs/decisions/0009` has the reasons and the proof.
 
 `entry` is what a register holds, `outgoing` is the worker that loses a partition, `incoming` and
-`inheritance` the one that gets it; they are pure. `registers` reads and writes, `offsets` is Kafka.
+`inheritance` the one that gets it; they are pure. `registers` reads and writes, `listening` knows
+when to read, `rebalance` when to say what, and `offsets` is Kafka.
 """
 
 LANES = 4

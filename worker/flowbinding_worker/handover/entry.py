@@ -5,6 +5,7 @@ varints:
 
     version · fingerprint bytes · instance · beat · count · first offset
     per item: (offset - the one before) << 2 | kind · fingerprint · [attempts · [delay ms]]
+    [1 when closed]
 
 The fingerprint of a message shrinks from 4 to 2 bytes when there are so many that they would not
 fit otherwise.
@@ -68,12 +69,14 @@ class Entry:
         beat: Grows with everything that this process writes.
         items: By offset.
         width: Bytes of each fingerprint that were kept.
+        closed: Whether its writer writes nothing more here, not even this again.
     """
 
     instance: int
     beat: int
     items: Mapping[int, Item]
     width: int = _WIDTHS[0]
+    closed: bool = False
 
     def find(self, offset: int, fingerprint: int) -> Item | None:
         """What is said of a message; None also when it is of a topic that was made anew since."""
@@ -89,7 +92,9 @@ def fingerprint(record: Record) -> int:
     return zlib.crc32(head if record.key is None else head + b"\0" + record.key)
 
 
-def encode(instance: int, beat: int, items: Mapping[int, Item]) -> str | None:
+def encode(
+    instance: int, beat: int, items: Mapping[int, Item], *, closed: bool = False
+) -> str | None:
     """Write an entry, in at most `MAX_METADATA` characters.
 
     When it does not fit, fingerprints get shorter; then FREE messages go, which costs no more than
@@ -101,7 +106,7 @@ def encode(instance: int, beat: int, items: Mapping[int, Item]) -> str | None:
     kept = {o: i for o, i in items.items() if i.state is not State.FREE}
     for some in (items, kept):
         for width in _WIDTHS:
-            text = _text(Entry(instance, beat, some, width))
+            text = _text(Entry(instance, beat, some, width, closed))
             if len(text) <= MAX_METADATA:
                 return text
     return None
@@ -125,9 +130,11 @@ def decode(text: str) -> Entry:
             step = reader.varint()
             offset += step >> 2
             items[offset] = _item(reader, step & 3, width)
+        # Workers that do not know the word neither write nor read it.
+        closed = reader.more and reader.varint() == 1
     except IndexError:
         raise MetadataError("cut short") from None
-    return Entry(instance, beat, items, width)
+    return Entry(instance, beat, items, width, closed)
 
 
 def _text(entry: Entry) -> str:
@@ -145,6 +152,8 @@ def _text(entry: Entry) -> str:
         if item.state is State.FREE:
             write_varint(body, item.delay_ms)
         previous = offset
+    if entry.closed:
+        write_varint(body, 1)
     return seal(_MAGIC, bytes(body))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from flowbinding_worker.handover import LANES, LEASE_SECONDS
+from flowbinding_worker.handover import LEASE_SECONDS
 from flowbinding_worker.handover.entry import Entry, State
 
 
@@ -55,6 +55,11 @@ class _Seen:
     since: float
     dead: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether its writer will not write here again."""
+        return self.entry.closed or self.dead
+
     def runs(self, offset: int) -> bool:
         return not self.dead and self.entry.items[offset].state is State.RUNNING
 
@@ -71,14 +76,9 @@ class Incoming:
         self._read: set[int] = set()
 
     @property
-    def complete(self) -> bool:
-        """Whether all registers have been read."""
-        return len(self._read) == LANES
-
-    @property
     def silent(self) -> bool:
         """Whether nothing is said of any message."""
-        return not self._seen
+        return not any(seen.entry.items for seen in self._seen.values())
 
     def read(self, lane: int, entry: Entry | None, asked_at: float, answered_at: float) -> None:
         """Take in what a register holds.
@@ -123,22 +123,27 @@ class Incoming:
         }
 
     def free_lane(self, offsets: Offsets) -> int | None:
-        """A register that may be written over: all that it says is known by now, and over.
+        """A register that may be written over: its writer has ended, and all is known that it said.
+
+        A writer of which the last word is not acknowledged says it again, as long as its lease
+        lasts. Only one that has closed the register, or is given up, writes over nobody's entry.
 
         Returns:
-            None when there is none, or when not all could be read.
+            None when there is none, or when none is known to be.
         """
-        if not self.complete:
-            return None
         taken = {
             lane
             for (lane, _), seen in self._seen.items()
-            if any(
-                not offsets.is_known(o) or (seen.runs(o) and not offsets.is_done(o))
-                for o in seen.entry.items
-            )
+            if not (seen.ended and all(map(offsets.is_known, seen.entry.items)))
         }
-        return next((lane for lane in range(LANES) if lane not in taken), None)
+        return min(self._read - taken, default=None)
+
+    def opened(self, lane: int) -> None:
+        """This worker writes in a register now: what it holds is to be read before the next time.
+
+        What is still under way of its own would be written over what it says then.
+        """
+        self._read.discard(lane)
 
     def forget(self) -> set[int]:
         """Nothing that was said holds: the writers are gone, or the partition was made anew.
@@ -147,5 +152,7 @@ class Incoming:
             Registers in which something was said.
         """
         lanes = {lane for (lane, _), seen in self._seen.items() if seen.entry.items}
-        self._seen.clear()
+        for seen in self._seen.values():
+            # Its writer may write there still.
+            seen.entry = replace(seen.entry, items={})
         return lanes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from flowbinding_worker.handover import BEAT_SECONDS, FENCE_SECONDS, LEASE_SECONDS
+from flowbinding_worker.handover import BEAT_SECONDS, FENCE_SECONDS
 from flowbinding_worker.handover.entry import Item, State
 
 
@@ -20,9 +20,13 @@ class Outgoing:
     Args:
         items: What there is at the time; `delay_ms` of those that are FREE counts from then.
         clock: Steady seconds.
+        alone: Whether nobody else can be writing in the same register.
     """
 
-    def __init__(self, items: Mapping[int, Item], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, items: Mapping[int, Item], clock: Callable[[], float], *, alone: bool = True
+    ) -> None:
+        self._alone = alone
         self._items = dict(items)
         now = clock()
         self._due = {
@@ -34,6 +38,7 @@ class Outgoing:
         self._opened_at = now
         self._version = 1
         self._written = 0
+        self._unanswered = 0
         self._sent_at = -math.inf
         self._fence = math.inf
 
@@ -54,16 +59,36 @@ class Outgoing:
 
     @property
     def settled(self) -> bool:
-        """Whether all of them are over, and others can know it.
+        """Whether all of them are over, and others can know it."""
+        return self._written == self._version and not self.running
 
-        Or need not: whoever has read what was never acknowledged has given it up by now.
+    @property
+    def vain(self) -> bool:
+        """Whether others may have given up what they read of it, and none of it was acknowledged.
+
+        Nothing more may be written then, as after a lease; but the messages are still ours, because
+        nobody gives a partition away before he is covered.
         """
-        vain = not self.covered and self._clock() - self._opened_at >= LEASE_SECONDS
-        return (vain or self._written == self._version) and not self.running
+        return not self.covered and self._clock() - self._opened_at >= FENCE_SECONDS
+
+    @property
+    def over(self) -> bool:
+        """Whether it is not to be written any more, but for the word that closes the register."""
+        return self.settled or self.vain or self.expired
+
+    @property
+    def closable(self) -> bool:
+        """Whether others may be told that nothing follows.
+
+        What was not answered may still be under way: then only time tells.
+        """
+        return self._alone and self.settled and not self.expired and not self._unanswered
 
     @property
     def due(self) -> bool:
         """Whether it is time to write."""
+        if self.expired or self.vain:
+            return False
         if self._written != self._version:
             return True
         return self.running and self._clock() - self._sent_at >= BEAT_SECONDS
@@ -92,6 +117,7 @@ class Outgoing:
         """What to write now, and its version, to be given to `acknowledged`."""
         now = self._clock()
         self._sent_at = now
+        self._unanswered += 1
         return self._version, {
             offset: replace(item, delay_ms=max(0, math.ceil((due - now) * 1000)))
             if (due := self._due.get(offset)) is not None
@@ -102,6 +128,7 @@ class Outgoing:
     def acknowledged(self, version: int, sent_at: float) -> None:
         """What `say` gave at `sent_at` can be read by others now."""
         self._written = max(self._written, version)
+        self._unanswered -= 1
         # An answer that comes too late revives nothing: by then others may run the messages.
         if not self.expired:
             self._fence = sent_at + FENCE_SECONDS

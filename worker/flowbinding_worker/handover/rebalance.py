@@ -8,19 +8,16 @@ what cannot be told, because Kafka does not take it, is waited for, up to a dead
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 import structlog
 
-from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import MetadataError, Progress, decode
 from flowbinding_worker.committer import Committer
-from flowbinding_worker.handover import LEASE_SECONDS
 from flowbinding_worker.handover.entry import Item, State, fingerprint
-from flowbinding_worker.handover.incoming import Incoming
+from flowbinding_worker.handover.listening import Listening
 from flowbinding_worker.handover.outgoing import Outgoing
 from flowbinding_worker.handover.registers import Registers
 from flowbinding_worker.job import Job
@@ -38,12 +35,8 @@ MAX_DRAIN_SECONDS = 300.0
 WRITE_SECONDS = 5.0
 TELL_SECONDS = 0.1
 """How often to tell others what has become of messages that were handed over."""
-ASK_SECONDS = 0.25
-"""How often to ask what has become of messages that others run."""
 AGAIN_SECONDS = 0.5
-"""How often to try again to hand over, and to read what was."""
-DEAF_SECONDS = 60.0
-"""How long to wait for messages that others run while nothing can be read."""
+"""How often to try again to hand over."""
 
 
 def drain_seconds(timeout_seconds: float) -> float:
@@ -84,15 +77,15 @@ class Handover:
         self._generation = -1
         self._leaving = False
         self._handed: list[Tracker] = []
-        self._speak, self._listen = asyncio.Event(), asyncio.Event()
-        self._heard_at = 0.0
+        self._speak = asyncio.Event()
+        self._listening = Listening(work, registers)
         self._lock = asyncio.Lock()
         self.joined = asyncio.Event()
         """Set once the worker has been given partitions, or none, for the first time."""
 
     async def run(self) -> None:
         """Tell others what becomes of what they were told, and listen to them, until cancelled."""
-        await asyncio.gather(self._tell(), self._ask())
+        await asyncio.gather(self._tell(), self._listening.run())
 
     async def revoked(
         self, partitions: Collection[Partition], *, lost: bool, generation: int
@@ -128,7 +121,7 @@ class Handover:
                 return
             kept = self._take_back(partitions, generation)
             new = [p for p in partitions if p not in kept]
-            known, incoming = await asyncio.gather(self._committed(new), self._said(new))
+            known, incoming = await asyncio.gather(self._committed(new), self._listening.said(new))
             trackers = {p: self._tracker((known or {}).get(p)) for p in new}
             if self._registers is not None and known is not None:
                 # Who hands over has committed. Somebody has set the offset since, or the topic is
@@ -137,7 +130,7 @@ class Handover:
                 self._registers.clear(reset)
                 self._speak.set()
             self._work.assign(trackers, incoming)
-            self._listen.set()
+            self._listening.begin()
             self.joined.set()
             log.info("partitions assigned", partitions=_names(new), kept=_names(kept))
 
@@ -194,8 +187,10 @@ class Handover:
         everything = {p: t for p in partitions if (t := self._work.trackers.get(p)) is not None}
         late, waited = everything, False
         deadline = time.monotonic() + seconds
-        await self._announce(everything)
         while True:
+            await self._announce(
+                {p: t for p, t in late.items() if t.handed is None or t.handed.vain}
+            )
             if self._registers is not None:
                 await self._registers.flush()
             # After it, and in any case if something was handed over: the commit proves that the
@@ -222,22 +217,26 @@ class Handover:
         """Prepare to say what runs."""
         if self._registers is None:
             return
-        said = {p: s for p in trackers if (s := self._work.inheritance.of(p)) is not None}
-        if unread := {p: s for p, s in said.items() if not s.complete}:
-            with contextlib.suppress(FlowBindingError, TimeoutError):
-                await self._registers.read_all(unread)
+        # A writer may have closed its register since, or have been silent for long enough.
+        await self._listening.once([p for p, t in trackers.items() if self._lane(p, t) is None])
         running: defaultdict[Tracker, list[Job]] = defaultdict(list)
         for job in self._work.runs.unsettled(list(trackers.values())):
             running[job.tracker].append(job)
         for partition, tracker in trackers.items():
             items = self._items(partition, running[tracker])
-            lane = said[partition].free_lane(tracker) if partition in said else None
-            if not items or lane is None:
+            said, lane = self._work.inheritance.of(partition), self._lane(partition, tracker)
+            if not items or said is None or lane is None:
                 continue
+            said.opened(lane)
             tracker.handed = Outgoing(items, time.monotonic)
             self._registers.open(partition, lane, tracker.handed)
-            self._handed.append(tracker)
+            if tracker not in self._handed:
+                self._handed.append(tracker)
             self._speak.set()
+
+    def _lane(self, partition: Partition, tracker: Tracker) -> int | None:
+        said = self._work.inheritance.of(partition)
+        return None if said is None else said.free_lane(tracker)
 
     def _items(self, partition: Partition, running: Collection[Job]) -> dict[int, Item]:
         now = time.monotonic()
@@ -311,69 +310,6 @@ class Handover:
                     log.error("running messages dropped: others may run them", runs=cancelled)
                 self._handed = [t for t in self._handed if t not in fenced]
             self._handed = []
-
-    async def _ask(self) -> None:
-        while self._registers is not None:
-            await self._listen.wait()
-            self._listen.clear()
-            self._heard_at = time.monotonic()
-            while awaited := self._awaited():
-                await asyncio.sleep(ASK_SECONDS)
-                await self._hear(self._registers, awaited)
-
-    def _awaited(self) -> dict[Partition, set[int]]:
-        """Partitions of which others run messages, and the lanes that tell of them."""
-        trackers = {**self._work.suspended, **self._work.trackers}
-        return {
-            p: lanes
-            for p, tracker in trackers.items()
-            if (incoming := self._work.inheritance.of(p)) is not None
-            and (lanes := incoming.awaited(tracker))
-        }
-
-    async def _hear(self, registers: Registers, awaited: Mapping[Partition, set[int]]) -> None:
-        lanes: defaultdict[int, list[Partition]] = defaultdict(list)
-        incoming = {}
-        for partition, numbers in awaited.items():
-            if (said := self._work.inheritance.of(partition)) is None:
-                continue
-            incoming[partition] = said
-            for lane in numbers:
-                lanes[lane].append(partition)
-        try:
-            await registers.read(lanes, incoming)
-        except (FlowBindingError, TimeoutError) as error:
-            if time.monotonic() - self._heard_at >= DEAF_SECONDS:
-                log.warning("running messages of others given up", error=str(error) or "no answer")
-                for said in incoming.values():
-                    said.forget()
-        else:
-            self._heard_at = time.monotonic()
-        for partition in incoming:
-            self._work.reconsider(partition)
-
-    async def _said(self, partitions: Collection[Partition]) -> Mapping[Partition, Incoming]:
-        """What earlier owners say of partitions.
-
-        As long as it cannot be read, they may still be running messages, as long as they can say
-        so: what cannot be read for a lease is over.
-        """
-        if self._registers is None or not partitions:
-            return {}
-        incoming = {p: Incoming() for p in partitions}
-        deadline = time.monotonic() + LEASE_SECONDS
-        while True:
-            try:
-                await self._registers.read_all(incoming)
-            except (FlowBindingError, TimeoutError) as error:
-                final = isinstance(error, FlowBindingError) and not error.retriable
-                if final or time.monotonic() >= deadline:
-                    text = str(error) or "no answer"
-                    log.warning("running messages of others not known", error=text)
-                    return incoming
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                return incoming
 
     def _count(self, outcome: str, messages: int) -> None:
         self._metrics.handovers.labels(outcome).inc(messages)

@@ -79,19 +79,21 @@ class Registers:
         for partition, said in incoming.items():
             for lane in said.forget():
                 self._metrics.metadata_ignored.inc()
-                self._outgoing.setdefault((partition, lane), Outgoing({}, self._clock))
+                # Its writer may be there still, and does not know that nobody listens.
+                nothing = Outgoing({}, self._clock, alone=False)
+                self._outgoing.setdefault((partition, lane), nothing)
 
     async def flush(self) -> None:
-        """Write what is due; what fails is tried again by the next."""
+        """Write what is due; what fails is tried again by the next.
+
+        The word that closes a register is said once, and never again: whoever reads it may write
+        over it.
+        """
         async with self._lock:
-            due: defaultdict[int, dict[Partition, Outgoing]] = defaultdict(dict)
-            for (partition, lane), outgoing in self._outgoing.items():
-                if outgoing.due and not outgoing.expired:
-                    due[lane][partition] = outgoing
-            await asyncio.gather(*(self._write(lane, what) for lane, what in due.items()))
-            self._outgoing = {
-                key: o for key, o in self._outgoing.items() if not (o.settled or o.expired)
-            }
+            await self._write({key: o for key, o in self._outgoing.items() if o.due})
+            over = {key: o for key, o in self._outgoing.items() if o.over}
+            self._outgoing = {key: o for key, o in self._outgoing.items() if key not in over}
+            await self._write({key: o for key, o in over.items() if o.closable}, closed=True)
 
     async def read(
         self, wanted: Mapping[int, Collection[Partition]], incoming: Mapping[Partition, Incoming]
@@ -122,13 +124,23 @@ class Registers:
         """Disconnect."""
         await self.offsets.close()
 
-    async def _write(self, lane: int, what: Mapping[Partition, Outgoing]) -> None:
+    async def _write(
+        self, what: Mapping[tuple[Partition, int], Outgoing], *, closed: bool = False
+    ) -> None:
+        lanes: defaultdict[int, dict[Partition, Outgoing]] = defaultdict(dict)
+        for (partition, lane), outgoing in what.items():
+            lanes[lane][partition] = outgoing
+        await asyncio.gather(*(self._write_lane(n, lane, closed) for n, lane in lanes.items()))
+
+    async def _write_lane(
+        self, lane: int, what: Mapping[Partition, Outgoing], closed: bool
+    ) -> None:
         sent_at = self._clock()
         self._beat += 1
         versions, positions = {}, {}
         for partition, outgoing in what.items():
             version, items = outgoing.say()
-            text = encode(self._instance, self._beat, items)
+            text = encode(self._instance, self._beat, items, closed=closed)
             if text is not None:
                 versions[partition] = version
                 positions[partition] = Position(0, text)

@@ -8,8 +8,8 @@ attributes, each in one small function here or in `kafka_listener`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any
@@ -20,11 +20,9 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import (
     CommitFailedError,
     CorruptRecordException,
-    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     RebalanceInProgressError,
-    TopicAuthorizationFailedError,
 )
 from aiokafka.protocol.group import LeaveGroupRequest
 
@@ -33,6 +31,7 @@ from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Kafka, StartFrom
 from flowbinding_worker.files import Files
+from flowbinding_worker.kafka.errors import translated
 from flowbinding_worker.kafka.listener import Listener, generation_of, state_of
 from flowbinding_worker.kafka.login import refused_login
 from flowbinding_worker.kafka.port import (
@@ -59,7 +58,8 @@ UNPLACED_SECONDS = 0.02
 DAY_MS = 24 * 3600 * 1000
 REBALANCE_MARGIN_SECONDS = 30
 """Beyond the wait for what cannot be handed over: trying that once more as it ends, with a commit
-under way and another (5 s each) and two writes (2 s each); then the last commit; a heartbeat."""
+under way and another (5 s each), a read, and two writes with words that close registers (2 s each);
+then the last commit; a heartbeat."""
 
 ClientOptions = Callable[[], dict[str, Any]]
 
@@ -151,7 +151,7 @@ class KafkaConsumer:
         options = self._options()
         consumer = AIOKafkaConsumer(**options, **self._settings.aiokafka())
         try:
-            with _as_unavailable():
+            with translated():
                 await within(consumer.start(), CONNECT_SECONDS)
                 await self._require_topics(consumer)
         except KafkaUnavailableError as error:
@@ -178,7 +178,7 @@ class KafkaConsumer:
         listener: Any = self._listener
         generation = listener.generation
         if not wanted:
-            with _as_unavailable():
+            with translated():
                 # As getmany does first: aiokafka keeps errors until somebody has seen them.
                 self._consumer._coordinator.check_errors()
             listener.raise_failure()
@@ -188,14 +188,14 @@ class KafkaConsumer:
             self._suspects.clear()
         asked, most = self._asked(wanted)
         if not asked:
-            with _as_unavailable():
+            with translated():
                 self._consumer._coordinator.check_errors()
             listener.raise_failure()
             await asyncio.sleep(min(seconds, UNPLACED_SECONDS))
             return []
         before = {tp: state_of(self._consumer, tp).position for tp in asked}
         try:
-            with _as_unavailable():
+            with translated():
                 found = await self._consumer.getmany(
                     *asked, timeout_ms=int(seconds * 1000), max_records=most
                 )
@@ -272,7 +272,7 @@ class KafkaConsumer:
         if not offsets:
             raise RebalancingError("none of the partitions is assigned at the moment")
         try:
-            with _as_unavailable():
+            with translated():
                 await consumer.commit(offsets)
         except CommitFailedError as error:
             if isinstance(error.__cause__, RebalanceInProgressError):
@@ -285,7 +285,7 @@ class KafkaConsumer:
     async def committed(self, partitions: Collection[Partition]) -> Mapping[Partition, Position]:
         """The group's committed offsets with metadata; see `ConsumerPort`."""
         consumer = self._member()
-        with _as_unavailable():
+        with translated():
             # The public committed() gives the offset only.
             found = await consumer._coordinator.fetch_committed_offsets(
                 [TopicPartition(*p) for p in partitions]
@@ -306,7 +306,7 @@ class KafkaConsumer:
     async def ends(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """End offsets, asked of the brokers; see `ConsumerPort`."""
         consumer = self._member()
-        with _as_unavailable():
+        with translated():
             found = await consumer.end_offsets([TopicPartition(*p) for p in partitions])
         return {Partition(*tp): offset for tp, offset in found.items()}
 
@@ -390,30 +390,3 @@ async def _say_goodbye(consumer: Any) -> None:
         request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
         await consumer._client.send(coordinator.coordinator_id, request)
     await consumer._client.close()
-
-
-@contextmanager
-def _as_unavailable() -> Iterator[None]:
-    """Turn aiokafka's errors into ours, by what they mean."""
-    try:
-        yield
-    except (CommitFailedError, IllegalStateError, CorruptRecordException):
-        raise
-    except TopicAuthorizationFailedError as error:
-        raise KafkaUnavailableError(
-            f"not authorized for topic {error}", reason=Reason.TOPIC_UNAUTHORIZED
-        ) from None
-    except GroupAuthorizationFailedError as error:
-        raise KafkaUnavailableError(
-            f"not authorized for consumer group {error}", reason=Reason.KAFKA_UNAUTHORIZED
-        ) from None
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise unavailable(error) from None
-
-
-def unavailable(error: BaseException) -> KafkaUnavailableError | ConsumerBrokenError:
-    """Any other failure of Kafka; the coordinator's own failure is final."""
-    text = str(error) or type(error).__name__
-    if "Unexpected error during" in text or "Unexpected exception in heartbeat" in text:
-        return ConsumerBrokenError(text)
-    return KafkaUnavailableError(text)
