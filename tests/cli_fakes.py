@@ -56,7 +56,7 @@ def live(name: str = "example", namespace: str = "team", **spec: Any) -> dict[st
     return manifest({"metadata": {"name": name, "namespace": namespace}}, **spec)
 
 
-def run(*arguments: str, stdin: str = "") -> Result:
+def run(*arguments: str, stdin: str | bytes = "") -> Result:
     return CliRunner().invoke(app, list(arguments), input=stdin)
 
 

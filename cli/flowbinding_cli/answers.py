@@ -9,7 +9,7 @@ from typing import Any
 
 from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
-from flowbinding_cli.kafka import Cluster, Reader
+from flowbinding_cli.kafka import Cluster, Reader, no_topic
 from flowbinding_cli.tail import Line, mine, topics_of
 
 NAMED = 3
@@ -30,7 +30,7 @@ async def expected(kafka: dict[str, Any], binding: FlowBinding) -> AsyncIterator
     async with Cluster(kafka) as cluster:
         partitions = await cluster.partitions(*topics)
         if not partitions:
-            raise FlowBindingError(f"no such topic, or you may not see it: {', '.join(topics)}")
+            raise no_topic(topics)
         async with cluster.reader(partitions) as reader:
             reader.seek(await reader.ends())
             yield lambda sources, seconds: answers_to(binding, reader, sources, seconds)
@@ -73,8 +73,9 @@ def check(sources: Collection[str], lines: Iterable[Line], seconds: float) -> No
     if not missing:
         return
     named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
+    verb = "has" if len(missing) == 1 else "have"
     raise FlowBindingError(
-        f"{len(missing)} of {len(sources)} messages have no result and no dead letter after"
+        f"{len(missing)} of {len(sources)} messages {verb} no result and no dead letter after"
         f" {seconds:g} s: {named} (`flowbinding status` says what is wrong; messages that"
         " spec.source.filter leaves out have none)"
     )

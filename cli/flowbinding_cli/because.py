@@ -132,7 +132,19 @@ def because(facts: Facts) -> str:
 
 def rate(value: float | None) -> str:
     """Messages a second."""
-    return "?" if value is None else f"{value:.3g}/s"
+    return "?" if value is None else f"{figure(value)}/s"
+
+
+def figure(value: float) -> str:
+    """Three digits, and never an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.001 or value == 0 else "less than 0.001"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or milliseconds when it is short."""
+    return f"{figure(seconds * 1000)} ms" if seconds < 0.1 else f"{figure(seconds)} s"
 
 
 def count(value: int | None) -> str:
@@ -143,6 +155,16 @@ def count(value: int | None) -> str:
 def workers(number: int | None) -> str:
     """`1 worker`, `2 workers`."""
     return f"{count(number)} worker{'' if number == 1 else 's'}"
+
+
+def partitions(number: int | None) -> str:
+    """`1 partition`, `2 partitions`."""
+    return f"{count(number)} partition{'' if number == 1 else 's'}"
+
+
+def slots(number: int) -> str:
+    """`1 slot`, `2 slots`."""
+    return f"{number} slot{'' if number == 1 else 's'}"
 
 
 def messages(number: int | None) -> str:
@@ -190,26 +212,29 @@ def hold_text(facts: Facts) -> str:
 
 
 def demand_text(facts: Facts) -> str:
-    """What there is to do, as the subject of a sentence about how many workers that needs."""
+    """What there is to do, up to the number of workers that it needs."""
     status, scaling = facts.status, facts.scaling
     if scaling.lag_threshold is not None:
-        return f"{messages(status.lag)} of lag, at {count(scaling.lag_threshold)} for each worker,"
+        each = count(scaling.lag_threshold)
+        return f"A lag of {messages(status.lag)}, at {each} for each worker, needs"
     if (facts.made_from.asked or status.reason) == Reason.BACKLOG:
         goal = f"within about {scaling.target_lag_seconds:g} s (targetLagSeconds)"
-        arriving = f", while {rate(status.arrival_rate)} arrive" if status.arrival_rate else ""
-        return f"A backlog of {messages(status.lag)} to be done {goal}{arriving},"
+        arriving = f" while {rate(status.arrival_rate)} arrive" if status.arrival_rate else ""
+        return f"A backlog of {messages(status.lag)}, to be done {goal}{arriving}, needs"
     goal = f"to keep workers {scaling.target_utilization} % busy at most (targetUtilization)"
-    return f"The arrivals of {rate(status.arrival_rate)}, {goal},"
+    return f"An arrival rate of {rate(status.arrival_rate)}, {goal}, needs"
 
 
 def _demanded(facts: Facts) -> str:
-    return f"{demand_text(facts)} need {workers(facts.desired)}."
+    return f"{demand_text(facts)} {workers(facts.desired)}."
 
 
 def _limited(text: str) -> Callable[[Facts], str]:
     def sentence(facts: Facts) -> str:
         needed = facts.made_from.needed_replicas
-        return f"{demand_text(facts)} need {workers(needed)}, but {limit_text(facts, text)}."
+        # A limit may have been applied to the need already.
+        more = "more than " if needed is not None and needed <= facts.desired else ""
+        return f"{demand_text(facts)} {more}{workers(needed)}, but {limit_text(facts, text)}."
 
     return sentence
 
@@ -225,7 +250,7 @@ def limit_text(facts: Facts, reason: str) -> str:
         Reason.MAX_REPLICAS: "spec.scaling.maxReplicas allows no more than"
         f" {count(made.max_replicas)}",
         Reason.PARTITION_LIMIT: f"no more than {count(status.partitions)} can share"
-        f" {count(status.partitions)} partitions",
+        f" {partitions(status.partitions)}",
         Reason.SCHEDULE: f"a schedule that is on allows no more than {count(made.max_replicas)}",
         Reason.IN_FLIGHT_LIMIT: "spec.concurrency.maxInFlight allows no more than"
         f" {count(in_flight)} runs at a time",
@@ -285,9 +310,8 @@ def _not_activated(facts: Facts) -> str:
 def _unknown(facts: Facts) -> str:
     condition = facts.condition("ScalingActive")
     said = condition.message if condition is not None else ""
-    return f"The lag is not known, so the number stays as it is. {said}".rstrip() + (
-        "." if said and not said.endswith(".") else ""
-    )
+    why = said.removeprefix("replicas stay as they are: ").rstrip(".")
+    return "The lag is not known, so the number stays as it is" + (f": {why}." if why else ".")
 
 
 def _fallback(facts: Facts) -> str:

@@ -29,7 +29,8 @@ from flowbinding_cli.output import (
     table,
 )
 from flowbinding_cli.replay import Order, Outcome, Settlement
-from flowbinding_cli.scan import Old, Scope, forgotten_text, scanning
+from flowbinding_cli.scan import Old, Scope, forgotten_text, missing_text, scanning
+from flowbinding_cli.target import Finder
 
 dead_letters = typer.Typer(
     no_args_is_help=True, help="Look at messages that could not be processed, and settle them."
@@ -80,48 +81,41 @@ class Listed:
 
 
 def _filter(
-    ids: list[str] | None,
-    reasons: list[str] | None,
-    stages: list[str] | None,
-    topic: str | None,
-    partition: int | None,
-    since: str | None,
-    until: str | None,
-) -> Filter:
-    now = datetime.now(UTC)
-    return Filter(
-        ids=frozenset(ids or ()),
-        reasons=reasons or (),
-        stages=stages or (),
-        source_topic=topic,
-        source_partition=partition,
-        since_ms=None if since is None else moment_ms(since, now),
-        until_ms=None if until is None else moment_ms(until, now),
-    )
-
-
-@dead_letters.command("list")
-def list_(
-    binding: options.Binding,
+    id_: Ids = None,
     reason: Reasons = None,
     stage: Stages = None,
     source_topic: SourceTopic = None,
     source_partition: SourcePartition = None,
     since: Since = None,
     until: Until = None,
+) -> Filter:
+    now = datetime.now(UTC)
+    return Filter(
+        ids=frozenset(id_ or ()),
+        reasons=reason or (),
+        stages=stage or (),
+        source_topic=source_topic,
+        source_partition=source_partition,
+        since_ms=None if since is None else moment_ms(since, now),
+        until_ms=None if until is None else moment_ms(until, now),
+    )
+
+
+@dead_letters.command("list")
+@options.given(find=options.finder, chosen=_filter)
+def list_(
+    binding: options.Binding,
+    chosen: Filter,
     limit: Limit = 50,
     all_: Annotated[
         bool, typer.Option("--all", help="Also those that were replayed or dropped.")
     ] = False,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """List dead letters that are neither replayed nor dropped."""
-    target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
-    chosen = _filter(None, reason, stage, source_topic, source_partition, since, until)
+    target = find.find(binding)
     scope = Scope.of(target.binding)
     found = asyncio.run(_list(target.options(), scope, chosen, limit, everything=all_))
     if output is not Format.TABLE:
@@ -143,6 +137,8 @@ async def _list(
         ):
             if scan.forgotten:
                 listed.note = forgotten_text(scan)
+            elif scan.missing:
+                listed.note = missing_text(scan)
             async for letter, done in scan.letters(show):
                 if (done and not everything) or not chosen.matches(letter):
                     continue
@@ -199,19 +195,17 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
 
 
 @dead_letters.command()
+@options.given(find=options.finder)
 def show(
     binding: options.Binding,
+    find: Finder,
     letter_id: Annotated[
         str, typer.Argument(metavar="ID", help="As `list` names it, or PARTITION-OFFSET of it.")
     ],
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
     output: options.Output = Format.YAML,
 ) -> None:
     """Show one dead letter in full: its message, and everything about why it is there."""
-    target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
+    target = find.find(binding)
     found = asyncio.run(_find(target.options(), Scope.of(target.binding), letter_id))
     shown = {
         **summary(found),
@@ -240,35 +234,27 @@ async def _find(kafka: dict[str, Any], scope: Scope, letter_id: str) -> DeadLett
 
 
 @dead_letters.command()
+@options.given(find=options.finder, chosen=_filter)
 def replay(
     binding: options.Binding,
+    chosen: Filter,
     to: Annotated[
         str | None, typer.Option(metavar="TOPIC", help="Write here, and not to the source topic.")
     ] = None,
-    id_: Ids = None,
-    reason: Reasons = None,
-    stage: Stages = None,
-    source_topic: SourceTopic = None,
-    source_partition: SourcePartition = None,
-    since: Since = None,
-    until: Until = None,
     limit: Limit = None,
     old: OldOption = None,
     dry_run: DryRun = False,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Write dead letters back to their source topic, each exactly once.
 
-    Key, value and headers are the original ones. A replay that was interrupted goes on when it is
-    run again; what is left out by a filter stays listed.
+    Key, value and headers are the original ones.
+    A replay that was interrupted goes on when it is run again.
+    What a filter leaves out stays listed.
     """
-    chosen = _filter(id_, reason, stage, source_topic, source_partition, since, until)
     order = Order(chosen, write=True, to=to, limit=limit, old=old, dry_run=dry_run)
-    find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
     target = find.find(binding)
     if target.binding.spec.source.schedule is not None and to is None:
         raise FlowBindingError(
@@ -280,29 +266,20 @@ def replay(
 
 
 @dead_letters.command()
+@options.given(find=options.finder, chosen=_filter)
 def drop(
     binding: options.Binding,
-    id_: Ids = None,
-    reason: Reasons = None,
-    stage: Stages = None,
-    source_topic: SourceTopic = None,
-    source_partition: SourcePartition = None,
-    since: Since = None,
-    until: Until = None,
+    chosen: Filter,
     limit: Limit = None,
     old: OldOption = None,
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Call dead letters done without replaying them. They stay in their topic."""
-    chosen = _filter(id_, reason, stage, source_topic, source_partition, since, until)
     order = Order(chosen, write=False, limit=limit, old=old, dry_run=dry_run)
-    find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
     target = find.find(binding)
     if not (yes or dry_run):
         typer.confirm(

@@ -5,36 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
-from flowbinding_api.errors import FlowBindingError
 from flowbinding_cli import options
 from flowbinding_cli.because import Facts
 from flowbinding_cli.explanation import Explanation
 from flowbinding_cli.explanation import explain as explanation_of
 from flowbinding_cli.output import Format, emit, stdout
+from flowbinding_cli.target import Finder
 
 BOLD = "bold"
 
 
+@options.given(find=options.kube_finder)
 def explain(
-    binding: Annotated[str, typer.Argument(metavar="NAME", help="Name of a FlowBinding.")],
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
+    binding: options.Name,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Tell why a binding has so many workers: what was measured, the formula, limits, ways out."""
-    kube = options.finder(namespace, context, kubeconfig).kube
-    place = namespace or kube.namespace
-    live = kube.binding(place, binding)
-    if live is None:
-        raise FlowBindingError(f"FlowBinding {place}/{binding}: not found")
-    facts = Facts.of(live, datetime.now(UTC))
+    facts = Facts.of(find.live(binding), datetime.now(UTC))
     found = explanation_of(facts)
     if output is Format.TABLE:
         show(stdout(), facts, found)

@@ -17,11 +17,15 @@ from flowbinding_cli.because import (
     Facts,
     because,
     count,
+    duration,
+    figure,
     hold_text,
     known,
     limit_text,
     messages,
+    partitions,
     rate,
+    slots,
     workers,
 )
 
@@ -78,7 +82,7 @@ def _inputs(facts: Facts) -> Iterator[tuple[str, str]]:
     measured = status.seconds_per_message
     expected = facts.scaling.expected_seconds_per_message
     if measured is not None:
-        yield "A run takes", f"{measured:.3g} s, as workers measured it"
+        yield "A run takes", f"{duration(measured)}, as workers measured it"
     else:
         yield "A run takes", f"{expected:g} s (expectedSecondsPerMessage: not measured yet)"
     yield "Slots", _slots(facts)
@@ -113,7 +117,7 @@ def _formula(facts: Facts) -> Iterator[tuple[str, str]]:
     yield (
         "Bounds",
         f"{count(made.min_replicas)} to {count(made.max_replicas)}{source}, and"
-        f" {count(status.partitions)} partitions: {count(made.wanted_replicas)} wanted",
+        f" {partitions(status.partitions)}: {count(made.wanted_replicas)} wanted",
     )
     if facts.desired == made.wanted_replicas:
         yield "Damping", f"none: {facts.desired}"
@@ -129,14 +133,16 @@ def _demand(facts: Facts) -> Iterator[tuple[str, str]]:
     needed = count(made.needed_replicas)
     if scaling.lag_threshold is not None:
         share = (status.lag or 0) / scaling.lag_threshold
-        text = f"{count(status.lag)} ÷ {count(scaling.lag_threshold)} (lagThreshold) = {share:.3g}"
+        text = (
+            f"{count(status.lag)} ÷ {count(scaling.lag_threshold)} (lagThreshold) = {figure(share)}"
+        )
         yield "Needed", f"{text}, so {needed}"
         return
     each, seconds = status.rate_per_replica, status.seconds_per_message
     seconds = seconds or scaling.expected_seconds_per_message
-    slots = facts.spec.concurrency.per_replica if facts.spec is not None else 0
-    text = f"{slots} slots ÷ {seconds:.3g} s = {rate(slots / seconds)}"
-    if each is not None and each < 0.95 * slots / seconds:
+    own = facts.spec.concurrency.per_replica if facts.spec is not None else 0
+    text = f"{slots(own)} ÷ {duration(seconds)} = {rate(own / seconds)}"
+    if each is not None and each < 0.95 * own / seconds:
         text += f"; seen to do only {rate(each)}"
     yield "One worker", text
     demand = status.demand_rate
@@ -152,7 +158,7 @@ def _demand(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "To be done", f"{rate(demand)}: {what}{less}"
     if demand is not None and each:
         plain = max(1, math.ceil(demand / each - 1e-9))
-        text = f"{rate(demand)} ÷ {rate(each)} = {demand / each:.3g}, so {plain}"
+        text = f"{rate(demand)} ÷ {rate(each)} = {figure(demand / each)}, so {plain}"
         yield "Needed", text + _aligned(facts, plain)
 
 
@@ -198,11 +204,13 @@ def _changes(facts: Facts) -> Iterator[str]:
     if facts.problem or reason is None:
         yield "Repair the spec." if facts.problem else "Wait until the operator has looked at it."
         return
-    yield from _by_hand(facts)
-    for told in (made.limited_by, reason, _trouble(facts)):
-        found = known(told)
-        if found is not None and ADVICE[found][2]:
-            yield ADVICE[found][2]
+    by_hand = list(_by_hand(facts))
+    yield from by_hand
+    trouble = _trouble(facts)
+    told = (made.limited_by, None if by_hand or trouble else reason)
+    yield from (ADVICE[found][2] for found in map(known, told) if found and ADVICE[found][2])
+    if (found := known(trouble)) and ADVICE[found][2]:
+        yield f"{found.value}: {ADVICE[found][2]}"
     if not made.asked or reason in (Reason.PAUSED, Reason.SKIPPED):
         return
     subject = "It" if facts.by_lag else "The recommendation"
@@ -217,7 +225,8 @@ def _changes(facts: Facts) -> Iterator[str]:
         yield f"{subject} wakes up with {wake}, at the next look at Kafka."
         return
     capacity = _capacity(facts)
-    if capacity is not None and facts.desired < _highest(facts):
+    enough = capacity is not None and (status.demand_rate or 0) <= capacity
+    if capacity is not None and enough and facts.desired < _highest(facts):
         yield (
             f"{subject} rises when more than {rate(capacity)} have to be done (now"
             f" {rate(status.demand_rate)}), up to {_highest(facts)}."
@@ -257,7 +266,9 @@ def _by_hand(facts: Facts) -> Iterator[str]:
 def _trouble(facts: Facts) -> str | None:
     """What keeps the binding from working: it may keep the number from changing, too."""
     ready = facts.condition("Ready")
-    return ready.reason if ready is not None and ready.status is ConditionStatus.FALSE else None
+    if ready is None or ready.status is ConditionStatus.TRUE or ready.reason == facts.reason:
+        return None
+    return ready.reason
 
 
 def _capacity(facts: Facts) -> float | None:

@@ -15,11 +15,17 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import KafkaError, ProducerFenced, for_code
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    for_code,
+)
 
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.kafka_options import MAX_RECORD_BYTES, null_serializer
 from flowbinding_api.reasons import Reason
+from flowbinding_cli.login import refusal
 
 CONNECT_SECONDS = 15
 STALLED_SECONDS = 30
@@ -47,6 +53,14 @@ class FencedError(FlowBindingError):
     reason = "Fenced"
 
 
+def no_topic(topics: Iterable[str]) -> KafkaTroubleError:
+    """What to say when none of some topics is there."""
+    return KafkaTroubleError(
+        f"no such topic, or you may not see it: {', '.join(topics)} (create it, or have the"
+        " operator do so: spec.provisioning)"
+    )
+
+
 @contextmanager
 def told(what: str) -> Iterator[None]:
     """Turn aiokafka's errors into sentences.
@@ -60,8 +74,14 @@ def told(what: str) -> Iterator[None]:
     except ProducerFenced:
         raise FencedError(f"{what}: another process has taken over, or this one slept") from None
     except (KafkaError, TimeoutError, OSError) as error:
-        text = str(error) or type(error).__name__
-        raise KafkaTroubleError(f"{what}: {text}") from None
+        raise KafkaTroubleError(f"{what}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    """What a user can do something about, for errors whose own text is about the client."""
+    if isinstance(error, MessageSizeTooLargeError):
+        return "a message is larger than the topic takes (max.message.bytes)"
+    return str(error) or type(error).__name__
 
 
 class Cluster:
@@ -89,9 +109,13 @@ class Cluster:
         """
         self._admin = AIOKafkaAdminClient(**self._options)
         try:
-            with told(f"Kafka at {self._where} (address, TLS and credentials right?)"):
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    await self._admin.start()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._admin.start()
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self._admin.close()
+            # The client itself logs why, and reports only that there is no connection.
+            why = await refusal(self._options)
+            raise KafkaTroubleError(why or f"Kafka at {self._where}: {_words(error)}") from None
         except BaseException:
             await self._admin.close()
             raise
@@ -154,11 +178,24 @@ class Cluster:
             KafkaTroubleError: The group cannot be read.
         """
         with told(f"members of group {group}"):
-            [answer] = await self._admin.describe_consumer_groups([group])
-            code, _, _, _, _, found, *_ = answer.groups[0]
-            if code:
-                raise for_code(code)(group)
-        return {member[1]: _assigned(member[4]) for member in found}
+            async with asyncio.timeout(COORDINATOR_SECONDS):
+                while True:
+                    try:
+                        found = await self._members_of(group)
+                    except KafkaError as error:
+                        # The first group of a new cluster waits for its coordinator.
+                        if not error.retriable:
+                            raise
+                    else:
+                        return {member[1]: _assigned(member[4]) for member in found}
+                    await asyncio.sleep(0.1)
+
+    async def _members_of(self, group: str) -> Any:
+        [answer] = await self._admin.describe_consumer_groups([group])
+        code, _, _, _, _, found, *_ = answer.groups[0]
+        if code:
+            raise for_code(code)(group)
+        return found
 
     async def offset_retention_seconds(self) -> float:
         """For how long the brokers keep a group's last commit."""
@@ -191,6 +228,8 @@ class Cluster:
             with told("connecting to read"):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await consumer.start()
+            # Its own tasks have to begin: stopped before, it raises CancelledError.
+            await asyncio.sleep(0)
             if assigned:
                 consumer.assign(assigned)
             yield Reader(consumer, assigned)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import yaml
 
 from flowbinding_api.binding import GROUP, PLURAL, VERSION
 from flowbinding_api.errors import FlowBindingError
@@ -16,6 +19,10 @@ Object = Mapping[str, Any]
 POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 TIMEOUT = (5, 20)
 """Seconds to connect, and to wait for an answer."""
+
+
+UNREADABLE = (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError)
+"""What the client raises at a kubeconfig that is none."""
 
 
 class KubeError(FlowBindingError):
@@ -81,9 +88,9 @@ class KubeClient:
             named = [item for item in contexts if item["name"] == context]
             chosen = named[0] if named else current
             self._namespace: str = chosen["context"].get("namespace") or "default"
-        except (config.ConfigException, OSError) as error:
+        except (config.ConfigException, *UNREADABLE) as error:
             if context or kubeconfig or not _in_pod(configuration):
-                raise KubeError(f"no usable kubeconfig: {error}") from None
+                raise KubeError(_unusable(context, kubeconfig, error)) from None
             self._namespace = Path(POD_NAMESPACE).read_text(encoding="utf-8").strip()
         self._api = api = client.ApiClient(configuration)
         self._objects, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
@@ -198,6 +205,26 @@ class KubeClient:
         api: Any = self._api
         found: Object | None = api.sanitize_for_serialization(_asked(what, call))
         return found
+
+
+def _unusable(context: str | None, kubeconfig: str | None, error: Exception) -> str:
+    """Why there is no way to a cluster, and what would be one."""
+    from kubernetes import config
+
+    path = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(Path(part).expanduser().is_file() for part in path.split(os.pathsep)):
+        return (
+            f"no kubeconfig: {path} is not there; set KUBECONFIG or say --kubeconfig, or name a"
+            " manifest (./x.yaml) where the command takes one"
+        )
+    load: Any = config
+    try:
+        names = [str(item["name"]) for item in load.list_kube_config_contexts(kubeconfig)[0]]
+    except (config.ConfigException, *UNREADABLE):
+        names = []
+    if context is not None and names and context not in names:
+        return f"kubeconfig {path}: no context {context}; it has {', '.join(names)}"
+    return f"kubeconfig {path} cannot be used: {' '.join(str(error).split())}"
 
 
 def _in_pod(configuration: Any) -> bool:

@@ -15,7 +15,7 @@ from flowbinding_api.errors import FlowBindingError, InvalidBindingError, Proble
 from flowbinding_api.masking import masked
 from flowbinding_cli import options
 from flowbinding_cli.output import Format, emit, note
-from flowbinding_cli.target import STDIN, documents
+from flowbinding_cli.target import STDIN, Finder, documents
 
 flow = typer.Typer(no_args_is_help=True, help="Flows and manifests to begin with.")
 
@@ -29,7 +29,7 @@ class Sample(StrEnum):
 
 def validate(
     files_: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Manifests; - is standard input.")
+        list[str], typer.Argument(metavar="FILE", help="Manifests; - is standard input.")
     ],
 ) -> None:
     """Check manifests offline as the API server would. Other kinds of objects are left aside."""
@@ -44,13 +44,13 @@ def validate(
     if problems:
         raise typer.Exit(1)
     if not checked:
-        raise FlowBindingError("no FlowBinding in there")
+        raise FlowBindingError(f"no FlowBinding in {', '.join(map(_shown, files_))}")
     note("1 FlowBinding is valid" if checked == 1 else f"{checked} FlowBindings are valid")
 
 
 def _checked(file: str) -> Iterator[tuple[str, list[Problem]]]:
     """The FlowBindings of a file, and what is wrong with each."""
-    shown = "<stdin>" if file == STDIN else file
+    shown = _shown(file)
     try:
         found = documents(file)
     except InvalidBindingError as error:
@@ -68,6 +68,10 @@ def _checked(file: str) -> Iterator[tuple[str, list[Problem]]]:
                 yield name, []
 
 
+def _shown(file: str) -> str:
+    return "<stdin>" if file == STDIN else file
+
+
 def _meant(document: Any) -> bool:
     """Whether this is, or should be, a FlowBinding."""
     if not isinstance(document, Mapping):
@@ -81,16 +85,14 @@ def _no_mapping(document: Any) -> None:
     raise InvalidBindingError([Problem("", f"expected a manifest (a mapping), got {shape}")])
 
 
+@options.given(find=options.finder)
 def config(
     binding: options.Binding,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    find: Finder,
     output: options.Output = Format.YAML,
 ) -> None:
     """Print a binding as it runs: defaults filled in, overrides applied, secrets masked."""
-    target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
+    target = find.find(binding)
     emit(masked(target.binding), Format.YAML if output is Format.TABLE else output)
 
 

@@ -109,7 +109,11 @@ def keyed(texts: Iterable[Text], key: str | None, field: str | None) -> Iterator
     """
     for item in texts:
         chosen = key if field is None else _key_of(item, field)
-        yield None if chosen is None else chosen.encode(), item.text.encode()
+        try:
+            yield None if chosen is None else chosen.encode(), item.text.encode()
+        except UnicodeEncodeError:
+            # What a shell passes on as it is.
+            raise FlowBindingError(f"{item.origin}: not UTF-8") from None
 
 
 def generated(template: str, key: str | None, field: str | None, count: int) -> Iterator[Message]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +15,12 @@ from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.kafka_options import NULL
 from flowbinding_cli import answers, messages, options
-from flowbinding_cli.kafka import Cluster, KafkaTroubleError, told
-from flowbinding_cli.messages import Message, Text
-from flowbinding_cli.output import Format, bar, emit, stdout, table
+from flowbinding_cli.kafka import Cluster, no_topic, told
+from flowbinding_cli.messages import Message
+from flowbinding_cli.output import Format, bar, emit, note, stdout, table
+from flowbinding_cli.source import Source, source_of
 from flowbinding_cli.tail import print_line
-from flowbinding_cli.target import STDIN, Target, checked_servers
+from flowbinding_cli.target import Finder, checked_servers
 
 IN_FLIGHT = 1000
 """Messages that wait for their acknowledgement at most."""
@@ -33,89 +30,18 @@ Written = dict[int, "array[int]"]
 """The offsets that messages got, in order, by partition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """Where messages come from; exactly one is set."""
-
-    json: list[str]
-    text: list[str]
-    file: str | None
-    csv: str | None
-    template: str | None
-
-    def check(self) -> None:
-        """Exactly one is set.
-
-        Raises:
-            typer.BadParameter: None or several are.
-        """
-        if len([name for name in self.__slots__ if getattr(self, name)]) != 1:
-            raise typer.BadParameter("say exactly one of --json, --text, --file, --csv, --template")
-
-    @contextmanager
-    def open(self, key: str | None, field: str | None, count: int) -> Iterator[Iterable[Message]]:
-        """The messages with their keys, one by one.
-
-        Raises:
-            FlowBindingError: A file cannot be read, or a message is wrong.
-        """
-        if self.template is not None:
-            yield messages.generated(self.template, key, field, count)
-        elif self.file or self.csv:
-            read = messages.rows if self.csv else messages.lines
-            path = self.csv or self.file or ""
-            with _opened(path) as file:
-                yield messages.keyed(read(file, path), key, field)
-        else:
-            texts = (Text(text, f"message {n}") for n, text in enumerate(self.text, 1))
-            yield messages.keyed(messages.json_texts(self.json) if self.json else texts, key, field)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Iterable[str]]:
-    if path == STDIN:
-        yield sys.stdin
-        return
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except OSError as error:
-        raise FlowBindingError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise FlowBindingError(f"{path}: not UTF-8") from None
-
-
+@options.given(find=options.finder, source=source_of)
 def produce(
+    source: Source,
     binding: Annotated[
         str | None,
-        typer.Argument(help="Name of a FlowBinding or path of a manifest; or say --topic."),
+        typer.Argument(
+            metavar="BINDING",
+            help="Name of a FlowBinding or path of a manifest; or say --topic.",
+        ),
     ] = None,
     topic: Annotated[
         str | None, typer.Option(help="Topic; the binding's source topic when absent.")
-    ] = None,
-    json: Annotated[
-        list[str] | None, typer.Option("--json", help="A message, checked to be JSON. Repeatable.")
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A message, sent as it is. Repeatable.")
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(help="A message for each line (- is stdin); .jsonl is checked to be JSON."),
-    ] = None,
-    csv: Annotated[
-        str | None, typer.Option(help="A JSON object for each row; names from the first row.")
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(help="Jinja2 template of generated messages: {{ n }}, {{ uuid }}, {{ now }}."),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many messages --template makes.")] = 1,
-    key: Annotated[
-        str | None, typer.Option(help="Key of every message; a template too with --template.")
-    ] = None,
-    key_field: Annotated[
-        str | None, typer.Option(help="Field of each JSON message that is its key, e.g. user.id.")
     ] = None,
     header: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header. Repeatable.")
@@ -131,26 +57,18 @@ def produce(
             help="Show what becomes of these messages: results and dead letters.",
         ),
     ] = None,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Send messages, each acknowledged by all replicas."""
-    if key is not None and key_field is not None:
-        raise typer.BadParameter("say only one of --key and --key-field")
-    sources = Sources(json or [], text or [], file, csv, template)
-    sources.check()
     headers = messages.headers(header or ())
-    find = options.finder(namespace, context, kubeconfig, bootstrap_servers)
-    kafka, to, whose = _where(binding, topic, bootstrap_servers, find.find)
+    kafka, to, whose = _where(binding, topic, find)
     if wait is not None and (whose is None or to not in whose.spec.source.all_topics):
         raise typer.BadParameter("--wait is for a BINDING and a topic that it reads")
 
     async def sent() -> Written:
-        total = _total(sources, count)
-        with sources.open(key, key_field, count) as found, bar("sent", total) as show:
+        with source.open() as found, bar("sent", source.total) as show:
             pace = Pace(rate, time.monotonic, asyncio.sleep)
             return await send(kafka, to, found, headers, pace, show)
 
@@ -189,10 +107,7 @@ async def _with_answers(
 
 
 def _where(
-    binding: str | None,
-    topic: str | None,
-    bootstrap_servers: str | None,
-    find: Callable[[str], Target],
+    binding: str | None, topic: str | None, find: Finder
 ) -> tuple[dict[str, Any], str, FlowBinding | None]:
     """Client options, topic, and the binding if there is one.
 
@@ -201,10 +116,10 @@ def _where(
         FlowBindingError: The binding does not.
     """
     if binding is None:
-        if topic is None or bootstrap_servers is None:
+        if topic is None or find.bootstrap_servers is None:
             raise typer.BadParameter("say a BINDING, or --topic and --bootstrap-servers")
-        return {"bootstrap_servers": checked_servers(bootstrap_servers)}, topic, None
-    target = find(binding)
+        return {"bootstrap_servers": checked_servers(find.bootstrap_servers)}, topic, None
+    target = find.find(binding)
     topics = target.binding.spec.source.all_topics
     if topic is None and not topics:
         raise FlowBindingError(
@@ -216,12 +131,6 @@ def _where(
             f"{target.binding.key} has several topics: say --topic, one of {', '.join(topics)}"
         )
     return target.options(), topic or topics[0], target.binding
-
-
-def _total(sources: Sources, count: int) -> int | None:
-    if sources.template is not None:
-        return count
-    return len(sources.json) or len(sources.text) or None
 
 
 class Pace:
@@ -274,13 +183,16 @@ async def send(
     written: Written = {}
     async with Cluster(kafka) as cluster:
         if not await cluster.partitions(topic):
-            raise KafkaTroubleError(f"topic {topic}: does not exist, or you may not see it")
+            raise no_topic([topic])
         try:
             async with cluster.producer() as producer:
                 await _send_all(producer, topic, found, headers, pace, written, show)
         except FlowBindingError as error:
-            so_far = f"{error} ({_count(written)} messages were written)"
+            so_far = f"{error} ({_so_far(written)})"
             raise FlowBindingError(so_far, reason=error.reason) from None
+        except asyncio.CancelledError:
+            note(f"interrupted: {_so_far(written)}")
+            raise
     return written
 
 
@@ -319,6 +231,15 @@ def _count(written: Written) -> int:
     return sum(map(len, written.values()))
 
 
+def _so_far(written: Written) -> str:
+    number = _count(written)
+    return (
+        f"{number:,} message{' was' if number == 1 else 's were'} written"
+        if number
+        else ("nothing was written")
+    )
+
+
 def _summary(topic: str, written: Written) -> dict[str, Any]:
     places = [
         {"topic": topic, "partition": n, "count": len(all_), "first": all_[0], "last": all_[-1]}
@@ -335,6 +256,7 @@ def _report(topic: str, written: Written, output: Format) -> None:
     names = ("partition", "count", "first", "last")
     rows = [[str(place[name]) for name in names] for place in summary["partitions"]]
     console = stdout()
-    console.print(f"{summary['written']} messages written to {topic}")
+    number = summary["written"]
+    console.print(f"{number} message{'' if number == 1 else 's'} written to {topic}")
     if rows:
         console.print(table(("PARTITION", "MESSAGES", "FIRST OFFSET", "LAST OFFSET"), rows))

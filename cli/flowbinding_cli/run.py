@@ -17,7 +17,7 @@ from flowbinding_api.resolve import OVERRIDE_PREFIX
 from flowbinding_cli import options
 from flowbinding_cli.kube import Kube, Object
 from flowbinding_cli.output import Format, emit, note, one_line, stdout
-from flowbinding_cli.target import WORKER_SUFFIX, is_file, read_text
+from flowbinding_cli.target import WORKER_SUFFIX, Finder, is_file, read_text
 
 VALUE = f"{OVERRIDE_PREFIX}SOURCE__SCHEDULE__VALUE"
 """Variable of the run's Pod that replaces spec.source.schedule.value."""
@@ -43,8 +43,11 @@ class Outcome:
     message: str = ""
 
 
+@options.given(find=options.kube_finder)
 def run(
-    binding: Annotated[str, typer.Argument(help="Name of a FlowBinding with a schedule.")],
+    binding: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of a FlowBinding with a schedule.")
+    ],
     value: Annotated[
         str | None, typer.Option(help="The message, a JSON object; the schedule's when absent.")
     ] = None,
@@ -60,14 +63,13 @@ def run(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds to wait; the run itself goes on.")
     ] = 600,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Run a scheduled flow once, now, and show its log and its outcome.
 
-    It is a Job as the schedule makes them, paused or not: the same flow, retries and output.
+    It is a Job as the schedule makes them, paused or not: same flow, retries, output.
     Exit code 1: it has failed, or has not ended in time.
     """
     message = message_of(value, text, file)
@@ -75,14 +77,13 @@ def run(
         raise FlowBindingError(
             f"a manifest runs on this machine with: flowbinding-worker run --once --file {binding}"
         )
-    finder = options.finder(namespace, context, kubeconfig)
-    where = namespace or finder.kube.namespace
-    cron_job = _cron_job(finder.kube, where, binding)
-    job = finder.kube.create_job(where, job_of(cron_job, binding, message))["metadata"]["name"]
+    where = find.place
+    cron_job = _cron_job(find, binding)
+    job = find.kube.create_job(where, job_of(cron_job, binding, message))["metadata"]["name"]
     note(f"Job {where}/{job} created")
     outcome = Outcome(where, job, "Running")
     if wait:
-        outcome = follow(finder.kube, where, job, timeout)
+        outcome = follow(find.kube, where, job, timeout)
     if output is not Format.TABLE:
         emit(asdict(outcome), output)
     elif wait:
@@ -241,21 +242,19 @@ def outcome_of(namespace: str, job: Object, pods: list[Object]) -> Outcome:
     return Outcome(namespace, name, "Running")
 
 
-def _cron_job(kube: Kube, namespace: str, binding: str) -> Object:
-    live = kube.binding(namespace, binding)
-    if live is None:
-        raise FlowBindingError(f"FlowBinding {namespace}/{binding}: not found")
+def _cron_job(find: Finder, binding: str) -> Object:
+    live, namespace = find.live(binding), find.place
     if not (live["spec"].get("source") or {}).get("schedule"):
         raise FlowBindingError(
             f"{namespace}/{binding} has no schedule: it runs once for each message of its topic."
             f" Send one with `flowbinding produce {binding} --json …`, and see its result with"
             f" `flowbinding tail {binding}`"
         )
-    found = kube.cron_job(namespace, binding + WORKER_SUFFIX)
+    found = find.kube.cron_job(namespace, binding + WORKER_SUFFIX)
     if found is None:
         raise FlowBindingError(
             f"there is no CronJob {namespace}/{binding}{WORKER_SUFFIX} yet:"
-            f" `kubectl describe fb {binding}` says why"
+            f" `kubectl -n {namespace} describe fb {binding}` says why"
         )
     return found
 

@@ -18,11 +18,10 @@ from aiokafka import ConsumerRecord, TopicPartition
 
 from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.spec import REPLAY_SUFFIX
 from flowbinding_cli.kafka import Cluster, Offsets, Reader
 from flowbinding_cli.letters import DeadLetter, Source, dead_letter
 from flowbinding_cli.progress import Ledger, ProgressError
-
-REPLAY_SUFFIX = ".replay"
 
 OnScan = Callable[[int, int], None]
 """Told how many offsets are scanned, of how many."""
@@ -130,6 +129,7 @@ class Scan:
         self.ledgers = ledgers
         self.begin = begin
         self.forgotten = 0
+        self.missing = sorted(set(scope.topics) - {tp.topic for tp in ledgers})
         self._reader = reader
         self._ends = ends
 
@@ -171,6 +171,11 @@ def letter_of(record: ConsumerRecord) -> DeadLetter:
     """A record of a dead-letter topic."""
     place = Source(record.topic, record.partition, record.offset)
     return dead_letter(place, record.key, record.value, record.headers, record.timestamp)
+
+
+def missing_text(scan: Scan) -> str:
+    """Why there are no dead letters of some topics."""
+    return f"no such topic, or you may not see it: {', '.join(scan.missing)}"
 
 
 def forgotten_text(scan: Scan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -15,13 +16,14 @@ from rich.console import Console
 from rich.text import Text
 
 from flowbinding_api import FlowBinding, offsets
-from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.errors import FlowBindingError, InvalidBindingError
 from flowbinding_api.offsets import Figures, Metadata, MetadataError
 from flowbinding_cli import options
 from flowbinding_cli.kafka import Cluster
 from flowbinding_cli.kube import Object
 from flowbinding_cli.letters import ago
 from flowbinding_cli.output import Format, emit, note, number, one_line, stdout, table
+from flowbinding_cli.target import WORKER_SUFFIX, Finder, is_file
 
 WORKER_CLIENT = "flowbinding-"
 """A worker's Kafka client id is this and its name."""
@@ -77,32 +79,45 @@ class KafkaStatus:
     workers: list[WorkerStatus] = field(default_factory=list)
 
 
+@options.given(find=options.finder)
 def status(
     binding: options.Binding,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Show a binding's conditions, its workers in their own words, and its partitions with lag."""
-    target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
+    try:
+        target = find.find(binding)
+    except InvalidBindingError as error:
+        if is_file(binding):
+            raise
+        # What Kubernetes knows is worth showing all the same.
+        _write(None, find.live(binding), KafkaStatus(), output)
+        note(f"note: nothing from Kafka: {error}")
+        return
     kafka, trouble = KafkaStatus(), ""
     try:
         if target.binding.spec.source.schedule is None:
             kafka = asyncio.run(_kafka_status(target.binding, target.options()))
     except FlowBindingError as error:
-        # What Kubernetes knows is worth showing all the same.
         if target.live is None:
             raise
         trouble = str(error)
-    live = (target.live or {}).get("status") or {}
-    if output is Format.TABLE:
-        show(stdout(), target.binding, live, kafka)
-    else:
-        emit({"binding": target.binding.key, "status": dict(live), "kafka": asdict(kafka)}, output)
+    _write(target.binding, target.live, kafka, output)
     if trouble:
         note(f"note: nothing from Kafka: {trouble}")
+
+
+def _write(
+    binding: FlowBinding | None, live: Object | None, kafka: KafkaStatus, output: Format
+) -> None:
+    metadata = (live or {}).get("metadata") or {}
+    key = binding.key if binding else f"{metadata.get('namespace')}/{metadata.get('name')}"
+    said = (live or {}).get("status") or {}
+    if output is Format.TABLE:
+        show(stdout(), key, binding, said, kafka)
+    else:
+        emit({"binding": key, "status": dict(said), "kafka": asdict(kafka)}, output)
 
 
 async def _kafka_status(binding: FlowBinding, kafka: dict[str, Any]) -> KafkaStatus:
@@ -186,43 +201,67 @@ def _worker(
     )
 
 
-def show(console: Console, binding: FlowBinding, live: Object, kafka: KafkaStatus) -> None:
-    """Print it for people."""
-    spec = binding.spec
-    facts = {
-        "Binding": binding.key,
-        "Topics": ", ".join(spec.source.all_topics),
-        "Flow": f"{spec.flow.backend.value} {spec.flow.id or ''}".strip(),
-        "Group": binding.consumer_group,
-    }
-    if (schedule := spec.source.schedule) is not None:
-        del facts["Topics"], facts["Group"]
-        facts["Schedule"] = f"{schedule.cron} ({schedule.time_zone})"
-        if live:
-            due, good = live.get("lastScheduleTime"), live.get("lastSuccessfulTime")
-            reason = live.get("reason", "no reason yet")
-            facts["Last run"] = f"due {due or 'never yet'}, ended well {good or 'never'} ({reason})"
-    elif live:
-        facts["Workers"] = (
-            f"{live.get('readyReplicas', 0)} ready, {live.get('replicas', 0)} there,"
-            f" {live.get('desiredReplicas', '?')} desired ({live.get('reason', 'no reason yet')})"
-        )
-    for name, value in facts.items():
+def show(
+    console: Console, key: str, binding: FlowBinding | None, live: Object, kafka: KafkaStatus
+) -> None:
+    """Print it for people. Of a spec that breaks a rule there is no binding."""
+    for name, value in _facts(key, binding, live).items():
         console.print(Text.assemble((f"{name + ':':<10}", "bold"), value), soft_wrap=True)
     if live:
         _section(console, "CONDITION", "STATUS", "REASON", "AGE", "MESSAGE")(
             _condition(item) for item in live.get("conditions") or ()
         )
     if kafka.workers:
-        _section(console, "WORKER", "PARTITIONS", "SLOTS", "BUSY", "PER RUN", "OLDEST", "TROUBLE")(
+        _section(console, "WORKER", "PARTITIONS", "SLOTS", "BUSY", "PER RUN", "OLDEST")(
             _worker_cells(worker) for worker in kafka.workers
         )
+        for trouble, number_ in Counter(w.trouble for w in kafka.workers if w.trouble).items():
+            console.print(Text(f"{number_} in trouble: {trouble}", "red"), soft_wrap=True)
     if kafka.partitions:
+        prefix = f"{key.rpartition('/')[2]}{WORKER_SUFFIX}-"
         _section(console, "TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "DONE BEYOND", "WORKER")(
-            _partition_cells(item) for item in kafka.partitions
+            _partition_cells(item, prefix) for item in kafka.partitions
         )
-        total = sum(item.lag for item in kafka.partitions)
-        console.print(f"\nLag: {number(total)} in {len(kafka.partitions)} partitions")
+        total, many = sum(item.lag for item in kafka.partitions), len(kafka.partitions)
+        console.print(f"\nLag: {number(total)} in {many} partition{'' if many == 1 else 's'}")
+
+
+def _facts(key: str, binding: FlowBinding | None, live: Object) -> dict[str, str]:
+    """The lines above the tables."""
+    facts = {"Binding": key}
+    schedule = None
+    if binding is not None:
+        spec = binding.spec
+        schedule = spec.source.schedule
+        if schedule is None:
+            facts["Topics"] = ", ".join(spec.source.all_topics)
+        facts["Flow"] = f"{spec.flow.backend.value} {spec.flow.id or ''}".strip()
+        if schedule is None:
+            facts["Group"] = binding.consumer_group
+        else:
+            facts["Schedule"] = f"{schedule.cron} ({schedule.time_zone})"
+    if not live:
+        return facts
+    reason = live.get("reason", "no reason yet")
+    if schedule is not None:
+        facts["Last run"] = f"{_last_run(live)} ({reason})"
+    else:
+        facts["Workers"] = (
+            f"{live.get('readyReplicas', 0)} ready, {live.get('replicas', 0)} there,"
+            f" {live.get('desiredReplicas', '?')} desired ({reason})"
+        )
+    for item in live.get("conditions") or ():
+        # In full: the table has no room for it.
+        if item["type"] == "Ready" and item["status"] != "True":
+            facts["Ready"] = f"{item['status']}, {item.get('reason', '')}: {item.get('message')}"
+    return facts
+
+
+def _last_run(live: Object) -> str:
+    due, good = live.get("lastScheduleTime"), live.get("lastSuccessfulTime")
+    if not due and not good:
+        return "none yet"
+    return f"due {due or 'never yet'}, ended well {good or 'never'}"
 
 
 def _section(console: Console, *columns: str) -> Any:
@@ -264,11 +303,10 @@ def _worker_cells(worker: WorkerStatus) -> tuple[str | Text, ...]:
         "-" if worker.busy is None else f"{worker.busy:.0%}",
         "-" if mean is None else f"{mean:.3g} s",
         "-" if oldest is None else ago(time.time() - oldest / 1000),
-        Text(one_line(worker.trouble, 120), "red"),
     )
 
 
-def _partition_cells(item: PartitionStatus) -> tuple[str | Text, ...]:
+def _partition_cells(item: PartitionStatus, prefix: str) -> tuple[str | Text, ...]:
     return (
         item.topic,
         str(item.partition),
@@ -276,5 +314,5 @@ def _partition_cells(item: PartitionStatus) -> tuple[str | Text, ...]:
         number(item.end),
         Text(number(item.lag), "yellow" if item.lag else ""),
         number(item.done_beyond),
-        item.worker or "-",
+        item.worker.removeprefix(prefix) or "-",
     )

@@ -18,15 +18,17 @@ from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.headers import RESULT_BINDING, RESULT_SOURCE
 from flowbinding_cli import options
-from flowbinding_cli.kafka import Cluster, Offsets, Reader
+from flowbinding_cli.kafka import Cluster, Offsets, Reader, no_topic
 from flowbinding_cli.letters import iso
 from flowbinding_cli.output import Format, flat, readable, stdout
 from flowbinding_cli.scan import letter_of
+from flowbinding_cli.target import Finder
 
 Line = dict[str, Any]
 """One result or dead letter as plain data."""
 
 
+@options.given(find=options.finder)
 def tail(
     binding: options.Binding,
     from_beginning: Annotated[
@@ -36,14 +38,12 @@ def tail(
         int | None, typer.Option(min=1, help="The last so many that are there, then what comes.")
     ] = None,
     follow: Annotated[bool, typer.Option(help="Go on when all that is there is shown.")] = True,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    bootstrap_servers: options.Bootstrap = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Show results (green) and dead letters (red) of a binding, decoded, with their sources."""
-    target = options.finder(namespace, context, kubeconfig, bootstrap_servers).find(binding)
+    target = find.find(binding)
     kafka = target.options()
     asyncio.run(_tail(target.binding, kafka, output, last, follow=follow, beginning=from_beginning))
 
@@ -62,7 +62,7 @@ async def _tail(
         partitions = await cluster.partitions(*topics)
         missing = [topic for topic in topics if topic not in {tp.topic for tp in partitions}]
         if not partitions:
-            raise FlowBindingError(f"no such topic, or you may not see it: {', '.join(missing)}")
+            raise no_topic(missing)
         async with cluster.reader(partitions) as reader:
             lines = lines_of(binding, reader, last, follow=follow, beginning=beginning)
             async with aclosing(lines):

@@ -24,6 +24,8 @@ from flowbinding_cli.kube import Kube, KubeError, Object
 SECRETS = "FLOWBINDING_SECRETS"
 """Variable with a directory of Secrets (`<directory>/<name>/<key>`), as the worker has it."""
 STDIN = "-"
+NAMED = 5
+"""FlowBindings of a file that an error names."""
 WORKER_SUFFIX = "-worker"
 WORKER_KEY = "binding.yaml"
 """Where the operator writes the resolved binding: this key of ConfigMap `<name>-worker`."""
@@ -106,16 +108,31 @@ class Finder:
         binding = _with_kafka(target.binding, kafka.model_copy(update=said))
         return Target(binding, target.secret, target.live)
 
+    @property
+    def place(self) -> str:
+        """The namespace that the user said, else the context's."""
+        return self.namespace or self.kube.namespace
+
+    def live(self, name: str) -> Object:
+        """A binding as the API server has it.
+
+        Raises:
+            FlowBindingError: There is none.
+        """
+        if is_file(name):
+            raise FlowBindingError(f"{name}: expected the name of a FlowBinding, not a file")
+        found = self.kube.binding(self.place, name)
+        if found is None:
+            raise FlowBindingError(f"FlowBinding {self.place}/{name}: not found")
+        return found
+
     def _of_cluster(self, name: str) -> Target:
-        namespace = self.namespace or self.kube.namespace
-        live = self.kube.binding(namespace, name)
-        if live is None:
-            raise FlowBindingError(f"FlowBinding {namespace}/{name}: not found")
+        live = self.live(name)
         binding = parse_binding(live)
         kafka = binding.spec.kafka
         if None in (kafka.bootstrap_servers, kafka.tls, kafka.sasl):
             binding = with_kafka_defaults(binding, self._resolved(binding))
-        return Target(binding, self._secret_reader(namespace), live)
+        return Target(binding, self._secret_reader(self.place), live)
 
     def _resolved(self, binding: FlowBinding) -> Kafka:
         """The cluster as the operator resolved it; empty when there is nothing to look it up in."""
@@ -135,7 +152,11 @@ class Finder:
     def _of_file(self, path: str) -> Target:
         found = [item for item in documents(path) if _kind(item) == KIND]
         if len(found) != 1:
-            raise FlowBindingError(f"{path}: expected one FlowBinding, found {len(found)}")
+            names = ", ".join(_name(item) for item in found[:NAMED])
+            several = f" ({names}{', …' if len(found) > NAMED else ''})" if found else ""
+            raise FlowBindingError(
+                f"{path}: expected one FlowBinding, found {len(found) or 'none'}{several}"
+            )
         document = with_overrides(found[0], self.environment)
         metadata = document.get("metadata")
         if self.namespace and isinstance(metadata, dict):
@@ -180,8 +201,20 @@ def documents(path: str) -> list[Any]:
     text = read_text(path)
     try:
         return [item for item in yaml.safe_load_all(text) if item is not None]
-    except yaml.YAMLError as error:
-        raise InvalidBindingError([Problem("", f"not valid YAML: {error}")]) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # ValueError: a date such as 2026-13-01.
+        raise InvalidBindingError([Problem("", f"not valid YAML: {_yaml_fault(error)}")]) from None
+
+
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong, and where, in one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    what = ", ".join(text for text in (error.context, error.problem) if text)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
 
 
 def read_text(path: str) -> str:
@@ -191,11 +224,17 @@ def read_text(path: str) -> str:
         FlowBindingError: It cannot be read.
     """
     try:
-        return sys.stdin.read() if path == STDIN else Path(path).read_text(encoding="utf-8")
+        raw = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise FlowBindingError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise FlowBindingError(f"{path}: not UTF-8") from None
+
+
+def _name(document: Mapping[str, Any]) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name", "?")) if isinstance(metadata, Mapping) else "?"
 
 
 def _kind(document: Any) -> Any:

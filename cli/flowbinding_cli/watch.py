@@ -12,13 +12,13 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from flowbinding_api.errors import FlowBindingError
 from flowbinding_cli import options
 from flowbinding_cli.kube import Object
 from flowbinding_cli.letters import ago
 from flowbinding_cli.output import Format, emit, number, stdout, table
+from flowbinding_cli.target import Finder
 
-COLUMNS = ("NAME", "TOPIC", "FLOW", "READY", "DESIRED", "LAG", "AGE", "RATE", "REASON")
+COLUMNS = ("NAME", "TOPIC", "FLOW", "READY", "DESIRED", "LAG", "OLDEST", "RATE", "REASON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +91,25 @@ class Row:
         )
 
 
+@options.given(find=options.kube_finder)
 def watch(
-    binding: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
+    binding: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one.")] = None,
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="In all namespaces.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Show them once and exit.")] = False,
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
-    namespace: options.Namespace = None,
-    context: options.Context = None,
-    kubeconfig: options.Kubeconfig = None,
+    *,
+    find: Finder,
     output: options.Output = Format.TABLE,
 ) -> None:
     """Watch bindings: lag, workers, rates, and what is wrong. Without a terminal, changed rows."""
-    kube = options.finder(namespace, context, kubeconfig).kube
-    place = None if all_namespaces else namespace or kube.namespace
 
     def look() -> list[Row]:
-        if binding is None:
-            return [Row.of(item) for item in kube.bindings(place)]
-        live = kube.binding(place or kube.namespace, binding)
-        if live is None:
-            raise FlowBindingError(f"FlowBinding {place or kube.namespace}/{binding}: not found")
-        return [Row.of(live)]
+        if binding is not None:
+            return [Row.of(find.live(binding))]
+        place = None if all_namespaces else find.place
+        return [Row.of(item) for item in find.kube.bindings(place)]
 
     if output is not Format.TABLE:
         emit([plain(row) for row in look()], output)

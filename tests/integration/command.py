@@ -1,9 +1,8 @@
-"""The `flowbinding` command as a process, and dead letters to try it on."""
+"""The `flowbinding` command, in a thread or as a process, and dead letters to try it on."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import uuid
 from asyncio.subprocess import PIPE, Process
@@ -13,8 +12,10 @@ from typing import Any
 
 import yaml
 from aiokafka import AIOKafkaProducer, TopicPartition
+from typer.testing import CliRunner
 
-from flowbinding_cli.scan import REPLAY_SUFFIX
+from flowbinding_api.spec import REPLAY_SUFFIX
+from flowbinding_cli.main import app
 from flowbinding_worker.delivery import headers
 from flowbinding_worker.job import Job
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
@@ -36,23 +37,26 @@ class Result:
         return f"exit {self.code}\n{self.out}\n{self.err}"
 
 
-async def start(*arguments: str, **env: str) -> Process:
-    """Start a command."""
+async def start(*arguments: str) -> Process:
+    """Start a command as a process, which can be killed."""
     return await asyncio.create_subprocess_exec(
-        *PROGRAM, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **env}
+        *PROGRAM, *arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
 
 
-async def ended(process: Process, stdin: str = "") -> Result:
-    """Wait for a command."""
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 120)
+async def ended(process: Process) -> Result:
+    """Wait for such a command."""
+    out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode is not None
     return Result(process.returncode, out.decode(), err.decode())
 
 
-async def run(*arguments: str, stdin: str = "", **env: str) -> Result:
-    """Run a command to its end."""
-    return await ended(await start(*arguments, **env), stdin)
+async def run(*arguments: str, stdin: str = "") -> Result:
+    """Run a command to its end, in a thread: one at a time, as they share stdout."""
+    found = await asyncio.to_thread(
+        CliRunner().invoke, app, list(arguments), stdin, catch_exceptions=False
+    )
+    return Result(found.exit_code, found.stdout, found.stderr)
 
 
 async def succeed(*arguments: str, stdin: str = "") -> str:

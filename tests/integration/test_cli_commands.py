@@ -10,6 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 import kafkaio
+from flowbinding_cli.kafka import Cluster
 from integration import command
 from integration.command import Desk
 from integration.worker_process import WorkerProcess, until
@@ -80,10 +81,13 @@ async def test_what_was_written_before_an_error_is_told(desk: Desk, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--topic", "no-such-topic", "--text", "x"), "topic no-such-topic: does not exist"),
-        (("--bootstrap-servers", "127.0.0.1:1", "--text", "x"), "Kafka at 127.0.0.1:1"),
-        (("--text", "x" * 2_000_000), "MessageSizeTooLargeError"),
-        (("--text", "\udcff"), "UnicodeEncodeError"),
+        (("--topic", "no-such-topic", "--text", "x"), "you may not see it: no-such-topic"),
+        (
+            ("--bootstrap-servers", "127.0.0.1:1", "--text", "x"),
+            "Kafka at 127.0.0.1:1 does not answer: Connect",
+        ),
+        (("--text", "x" * 2_000_000), "larger than the topic takes (max.message.bytes)"),
+        (("--text", "\udcff"), "message 1: not UTF-8"),
     ],
     ids=lambda given: given if isinstance(given, str) else "",
 )
@@ -99,6 +103,14 @@ async def test_failures_are_one_sentence(
     assert result.err.startswith("error: "), result
     assert says in result.err
     assert result.err.count("\n") == 1, result
+
+
+async def test_a_reader_that_reads_nothing_ends_in_peace(desk: Desk) -> None:
+    """As for the dead letters of a binding that has had none."""
+    async with Cluster({"bootstrap_servers": desk.bootstrap}) as cluster:
+        assert await cluster.members("nobody") == {}
+        async with cluster.reader([]) as reader:
+            assert await reader.ends() == {}
 
 
 async def test_a_topic_that_is_asked_for_is_not_made(desk: Desk) -> None:

@@ -59,7 +59,7 @@ def test_watch_shows_what_users_ask_about(kube: FakeKube) -> None:
     assert result.exit_code == 0
     heading, *rows = result.stdout.splitlines()
     assert heading.split() == [
-        *("NAME", "TOPIC", "FLOW", "READY", "DESIRED", "LAG", "AGE", "RATE", "REASON"),
+        *("NAME", "TOPIC", "FLOW", "READY", "DESIRED", "LAG", "OLDEST", "RATE", "REASON"),
     ]
     [row] = rows
     assert row.split() == [
@@ -127,10 +127,35 @@ def test_status_is_readable() -> None:
         starts={places[0]: 0}, ends={places[0]: 10}, commits={places[0]: (4, "foreign")}, members={}
     )
     recorded = Console(record=True, width=160, file=StringIO())
-    show(recorded, binding(), STATUS, found)
+    show(recorded, "team/example", binding(), STATUS, found)
     text = recorded.export_text()
     assert "2 ready, 3 there, 3 desired (Backlog)" in text
-    assert "Lag: 6 in 1 partitions" in text
+    assert "Lag: 6 in 1 partition\n" in text
+
+
+def test_status_says_in_full_why_a_binding_is_not_ready(kube: FakeKube) -> None:
+    why = "0 of 2 ready; " + "no node takes them, " * 20
+    ready = {"type": "Ready", "status": "False", "reason": "WorkersUnavailable", "message": why}
+    # Nor does a spec that breaks a rule keep the rest from being shown.
+    broken = live(source={"topic": "in"}, flow={"backend": "Echo", "input": "{{ value. }}"})
+    kube.live["team/example"] = {**broken, "status": {"conditions": [ready]}}
+    result = run("status", "example")
+    assert result.exit_code == 0
+    assert f"Ready:    False, WorkersUnavailable: {why}\n" in result.stdout
+    assert "note: nothing from Kafka: spec.flow.input: " in result.stderr
+
+
+def test_a_schedule_that_has_not_run_yet(kube: FakeKube) -> None:
+    cron: dict[str, Any] = {"source": {"topic": None, "schedule": {"cron": "0 2 * * *"}}}
+    kube.live["team/nightly"] = {**live("nightly", **cron), "status": {"reason": "Scheduled"}}
+    assert "Last run: none yet (Scheduled)" in run("status", "nightly").stdout
+
+
+def test_a_file_where_a_name_is_expected_is_told(kube: FakeKube) -> None:
+    for command in ("explain", "watch"):
+        result = run(command, "./x.yaml")
+        assert result.exit_code == 1
+        assert "./x.yaml: expected the name of a FlowBinding, not a file" in result.stderr
 
 
 @dataclass

@@ -74,8 +74,8 @@ def text_of(found: Explanation) -> str:
 def test_the_formula_holds_the_figures() -> None:
     found = told()
     assert found.why == (
-        "A backlog of 412 messages to be done within about 30 s (targetLagSeconds), while 18.2/s"
-        " arrive, need 3 workers."
+        "A backlog of 412 messages, to be done within about 30 s (targetLagSeconds) while 18.2/s"
+        " arrive, needs 3 workers."
     )
     assert found.formula == {
         "One worker": "10 slots ÷ 0.8 s = 12.5/s",
@@ -132,7 +132,7 @@ def test_a_limit_is_told_with_its_figure_and_the_way_out(reason: str, words: str
     said = condition("ScalingLimited", "True", reason, "partition in/3 gets more than it can do")
     made = {"neededReplicas": 30, "limitedBy": reason}
     found = told(made, spec, reason=reason, conditions=[said])
-    assert "need 30 workers, but" in found.why
+    assert "needs 30 workers, but" in found.why
     assert words in found.why
     assert found.limits[0].startswith(f"{reason}: ")
     assert words in found.limits[0]
@@ -183,6 +183,36 @@ def test_an_unknown_lag_says_why() -> None:
     assert "kafka:9092 is away" in found.why
     assert found.inputs["Lag"] == "not known"
     assert found.formula == {}
+
+
+def test_figures_are_for_people() -> None:
+    found = told({"neededReplicas": 1}, ratePerReplica=14_400.0, secondsPerMessage=0.000695)
+    assert found.inputs["A run takes"] == "0.695 ms, as workers measured it"
+    assert found.formula["One worker"] == "10 slots ÷ 0.695 ms = 14,388/s"
+    small = told(ratePerReplica=14_400.0, demandRate=0.034)
+    assert "0.034/s ÷ 14,400/s = less than 0.001, so 1" in small.formula["Needed"]
+
+
+def test_a_need_that_a_limit_has_made_is_no_need() -> None:
+    made = {"neededReplicas": 3, "limitedBy": "BackendSaturated"}
+    found = told(made, reason="BackendSaturated", demandRate=99.0)
+    assert "needs more than 3 workers, but" in found.why
+    assert not any("It rises" in change for change in found.changes)
+
+
+def test_trouble_is_told_once_with_what_to_do() -> None:
+    said = [
+        condition("ScalingActive", "False", "LagUnknown", "replicas stay as they are: no broker"),
+        condition("Ready", "Unknown", "KafkaUnreachable", "no broker"),
+    ]
+    item = {**live(), "status": {"reason": "LagUnknown", "conditions": said}}
+    found = explain(Facts.of(item, NOW))
+    assert found.why == "The lag is not known, so the number stays as it is: no broker."
+    assert found.limits == ["KafkaUnreachable: no broker."]
+    (change,) = found.changes
+    assert change.startswith("KafkaUnreachable: Check bootstrapServers")
+    skipped = {**live(), "status": {"reason": "Skipped"}}
+    assert explain(Facts.of(skipped, NOW)).changes == ["Set spec.flow.id."]
 
 
 def test_bindings_without_workers() -> None:

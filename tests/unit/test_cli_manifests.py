@@ -54,10 +54,40 @@ def test_what_is_meant_as_a_binding_is_checked(text: str, says: str) -> None:
     assert says in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"a: [", "line 1, column 5: while parsing a flow node, expected the node content"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"a: \x01", "unacceptable character"),
+        (b"a: 2026-13-01", "month must be in 1..12"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_one_line(text: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(text)
+    result = run("validate", str(path))
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{path}: not valid YAML: ")
+    assert says in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe")
+    for arguments, stdin in (
+        (("validate", str(tmp_path / "x.yaml")), b""),
+        (("validate", "-"), b"\xff"),
+    ):
+        result = run(*arguments, stdin=stdin)
+        assert result.exit_code == 1
+        assert result.stderr.endswith(": not UTF-8\n")
+
+
 def test_nothing_to_validate_is_no_success(tmp_path: Path) -> None:
     result = run("validate", file(tmp_path, {"apiVersion": "v1", "kind": "ConfigMap"}))
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "no FlowBinding" in result.stderr
+    assert result.stderr.startswith("error: no FlowBinding in /")
 
 
 def test_a_missing_file_is_one_sentence() -> None:

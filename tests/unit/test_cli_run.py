@@ -181,7 +181,7 @@ def test_a_schedule_without_its_cron_job(kube: JobKube) -> None:
     kube.cron_jobs.clear()
     result = run("run", "nightly")
     assert result.exit_code == 1
-    assert "kubectl describe fb nightly" in result.stderr
+    assert "kubectl -n team describe fb nightly" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def test_a_namespace_counts_for_files_that_name_none(tmp_path: Path) -> None:
 
 
 def test_a_file_of_several_bindings_is_ambiguous(tmp_path: Path) -> None:
-    with pytest.raises(FlowBindingError, match="expected one FlowBinding, found 2"):
+    with pytest.raises(
+        FlowBindingError, match=r"expected one FlowBinding, found 2 \(example, example\)"
+    ):
         find(FakeKube(), file(tmp_path, manifest(), manifest()))
 
 
@@ -137,9 +139,18 @@ def test_the_context_names_the_namespace(
 
 
 def test_a_way_to_kubernetes_that_is_none_is_told(tmp_path: Path) -> None:
-    with pytest.raises(KubeError, match="no usable kubeconfig"):
+    with pytest.raises(KubeError, match="no context three; it has one, two"):
         KubeClient("three", kubeconfig(tmp_path))
-    with pytest.raises(KubeError, match="no usable kubeconfig"):
+    with pytest.raises(KubeError, match="nowhere is not there; set KUBECONFIG or say --kubeconfig"):
         KubeClient(None, str(tmp_path / "nowhere"))
     with pytest.raises(KubeError, match="FlowBindings: no answer from the API server"):
         KubeClient(None, kubeconfig(tmp_path)).bindings("x")
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "[]", "text", "contexts: 1"])
+def test_a_kubeconfig_that_is_none_is_told_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(KubeError, match="cannot be used: ") as told:
+        KubeClient(None, str(path))
+    assert "\n" not in str(told.value)
