@@ -44,6 +44,7 @@ class FakeKube:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.writes: list[str] = []
+        self.reads: list[str] = []
         self.events: list[Object] = []
         self.pods: list[Object] = []
         self.refuse: KubeError | None = None
@@ -65,6 +66,7 @@ class FakeKube:
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         self._may_read(kind)
+        self.reads.append(kind)
         return copy.deepcopy(self.objects.get((kind, namespace, name)))
 
     async def list(
@@ -75,13 +77,17 @@ class FakeKube:
             return self.pods
         return [item for (k, _, _), item in self.objects.items() if k == kind]
 
-    async def apply(self, manifest: Mapping[str, Any], *, manager: str = OPERATOR) -> Object:
+    async def apply(
+        self, manifest: Mapping[str, Any], *, manager: str = OPERATOR, create: bool = False
+    ) -> Object:
         if self.refuse:
             raise self.refuse
         self.writes.append(f"apply {manifest['kind']} {manager}")
         metadata = manifest["metadata"]
         key = (manifest["kind"], metadata["namespace"], metadata["name"])
         known = self.objects.get(key)
+        if create and known:
+            raise KubeError("the object has been modified", status=409)
         live = copy.deepcopy(known) if known else {"metadata": {"managedFields": []}, "spec": {}}
         replicas = (known or {}).get("spec", {}).get("replicas")
         merged = {**live, **copy.deepcopy(dict(manifest))}
@@ -89,12 +95,12 @@ class FakeKube:
         if "spec" in manifest:
             merged["spec"] = {**live.get("spec", {}), **copy.deepcopy(manifest["spec"])}
             merged["spec"].setdefault("replicas", 1 if replicas is None else replicas)
-            owned: Object = {f"f:{field}": {} for field in manifest["spec"]}
-            entries = [e for e in live["metadata"]["managedFields"] if e["manager"] != manager]
-            merged["metadata"]["managedFields"] = [
-                *entries,
-                {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": owned}},
-            ]
+            owned = {f"f:{field}" for field in manifest["spec"]}
+            before = owners(live).get(manager, set())
+            merged["metadata"]["managedFields"] = managed(owners(live) | {manager: owned})
+            if "f:replicas" in before - set().union(*owners(merged).values()):
+                # What nobody owns any more goes back to the default.
+                merged["spec"]["replicas"] = 1
         return self._changed(merged)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
@@ -108,6 +114,9 @@ class FakeKube:
         self.writes.append(f"scale {replicas}")
         live = copy.deepcopy(self.objects["Deployment", namespace, name])
         live["spec"]["replicas"] = replicas
+        others = {manager: owned - {"f:replicas"} for manager, owned in owners(live).items()}
+        scaled = others.get(AUTOSCALER, set()) | {"f:replicas"}
+        live["metadata"]["managedFields"] = managed(others | {AUTOSCALER: scaled})
         return self._changed(live)
 
     async def suspend(self, namespace: str, name: str) -> Object:
@@ -213,8 +222,20 @@ def owners(deployment: Object) -> dict[str, set[str]]:
     """Which manager owns which fields of a spec."""
     return {
         entry["manager"]: set(entry["fieldsV1"]["f:spec"])
-        for entry in deployment["metadata"]["managedFields"]
+        for entry in deployment["metadata"].get("managedFields", [])
     }
+
+
+def managed(owned: Mapping[str, set[str]]) -> list[Object]:
+    """The reverse of `owners`."""
+    return [
+        {
+            "manager": manager,
+            "operation": "Apply",
+            "fieldsV1": {"f:spec": {field: {} for field in sorted(fields)}},
+        }
+        for manager, fields in owned.items()
+    ]
 
 
 __all__ = ["AUTOSCALER", "FakeKube", "FakeLink", "manifest", "owners"]

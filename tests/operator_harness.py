@@ -86,6 +86,7 @@ class Operator:
     async def reconcile(self) -> float | None:
         self.queued.discard(KEY)
         self.kube.writes.clear()
+        self.kube.reads.clear()
         return await self.reconciler.reconcile(KEY)
 
     async def poll(self, seconds: float = 2) -> list[str]:

@@ -11,7 +11,7 @@ import structlog
 
 from flowbinding_operator import desired
 from flowbinding_operator.autoscaler import Autoscaler
-from flowbinding_operator.children import Children
+from flowbinding_operator.children import Children, alike
 from flowbinding_operator.deployed import Deployments
 from flowbinding_operator.kube import Kube
 from flowbinding_operator.lag import Observation
@@ -97,9 +97,11 @@ class App:
 
     def child_event(self, kind: str | None, item: Mapping[str, Any], cache: Cache) -> None:
         """A watch has seen a worker Deployment, a CronJob, or a Job of one."""
+        key = key_of(item)
+        before = cache.get(key) if cache is self.deployments else None
         if kind == "DELETED":
-            cache.drop(key_of(item))
-        elif not cache.put(key_of(item), item):
+            cache.drop(key)
+        elif not cache.put(key, item) or (before is not None and alike(before, item)):
             return
         owner = binding_key(item)
         if owner is not None:

@@ -1,11 +1,10 @@
 """Writes a binding's ConfigMap and Deployment, or CronJob, and only when something differs.
 
 Ownership of fields (server-side apply): the children belong to the manager `flowbinding-operator`,
-except for the Deployment's replicas, which belong to `flowbinding-autoscaler`. A Deployment without
-replicas would start one worker, and a field whose only owner stops applying it is reset, so a new
-Deployment is applied by the autoscaler first, whole and with 0 replicas; then by the operator,
-without them; then by the autoscaler, with nothing else. Wherever that is cut short, the replicas
-have an owner and stay 0, and the next reconcile goes on.
+except for the Deployment's replicas, which go over to `flowbinding-autoscaler` when it sets them
+first. A Deployment without replicas would start one worker, so a new one is applied with 0. A field
+whose only owner stops applying it is reset, so before the operator applies a Deployment again, and
+then without replicas, the autoscaler takes those over that it has never set.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowbinding_operator.desired import content_hash
-from flowbinding_operator.kube import AUTOSCALER, Kube
+from flowbinding_operator.kube import AUTOSCALER, OPERATOR, Kube, KubeError
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.pod import Manifest
-from flowbinding_operator.store import Cache, key_of
+from flowbinding_operator.store import Cache, key_of, owns_replicas
 from flowbinding_operator.workers import observe
 
 CONFIG_CHECK_SECONDS = 240.0
@@ -38,6 +37,10 @@ FOREIGN_ANNOTATIONS = ("deployment.kubernetes.io/revision",)
 
 class ForeignError(Exception):
     """An object of that name belongs to somebody else."""
+
+
+class FoundError(Exception):
+    """A new binding has a Deployment: an operator was killed before it could tell anything."""
 
 
 @dataclass(slots=True)
@@ -85,16 +88,23 @@ class Children:
         self._applied.pop(key, None)
 
     async def find(
-        self, kind: str, namespace: str, name: str, uid: str
+        self, kind: str, namespace: str, name: str, uid: str, *, new: bool = False
     ) -> Mapping[str, Any] | None:
         """The Deployment or CronJob of the binding with that uid, as it is.
+
+        Args:
+            kind: Which of the two.
+            namespace: Of the binding.
+            name: Of what is looked for.
+            uid: Of the binding.
+            new: There should be none yet: what the watch has not brought is not asked for.
 
         Raises:
             ForeignError: When the one of that name is not the binding's.
             KubeError: When the API server refuses.
         """
         known = self._cache(kind).get(f"{namespace}/{name}")
-        if known is None:
+        if known is None and not new:
             # Perhaps the watch has not come to it yet, or it is not labelled as ours.
             known = await self._kube.get(kind, namespace, name)
         if known is not None:
@@ -107,6 +117,7 @@ class Children:
         """Make both as they should be. Returns the Deployment.
 
         Raises:
+            FoundError: When it was not known that there is one.
             ForeignError: When there is an object of that name that is not the binding's.
             KubeError: When the API server refuses.
         """
@@ -114,18 +125,18 @@ class Children:
         workers = observe(live)
         waiting = workers.ready < workers.desired
         believed = CONFIG_WAIT_SECONDS if waiting else CONFIG_CHECK_SECONDS
-        await self._apply_config(applied, config, believed)
-        if live is None:
-            # The new one may equal the one that somebody has deleted.
-            applied.deployment = ""
-            live = await self._write(_with_replicas(deployment), AUTOSCALER)
-        _check_manifest_owner(live, deployment)
         wanted = content_hash(deployment)
-        if (applied.deployment, applied.live) != (wanted, projection(live)):
-            if _autoscaler_holds_all(live) or not _as_applied(live, deployment, wanted):
-                live = await self._write(_stamped(deployment, wanted))
-            if _autoscaler_holds_all(live):
-                live = await self._write(_replicas_only(live), AUTOSCALER)
+        stamped = _stamped(deployment, wanted)
+        made = live is None
+        if live is None:
+            live = await self._make(_with_replicas(stamped))
+        _check_manifest_owner(live, deployment)
+        await self._apply_config(applied, config, believed, new=made)
+        if made or (applied.deployment, applied.live) != (wanted, projection(live)):
+            if not made and not _as_applied(live, deployment, wanted):
+                if _operator_holds_replicas(live):
+                    await self._write(_replicas_only(live), AUTOSCALER)
+                live = await self._write(stamped)
             applied.deployment, applied.live = wanted, projection(live)
             self._deployments.put(key_of(live), live)
         return live
@@ -142,7 +153,7 @@ class Children:
         applied = self._applied.setdefault(key, Applied())
         metadata = cron_job["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
-        await self._apply_config(applied, config, CONFIG_CHECK_SECONDS)
+        await self._apply_config(applied, config, CONFIG_CHECK_SECONDS, new=False)
         live = await self.find("CronJob", namespace, name, metadata["ownerReferences"][0]["uid"])
         wanted = content_hash(cron_job)
         if live is None or (applied.deployment, applied.live) != (wanted, projection(live)):
@@ -204,37 +215,83 @@ class Children:
     def _cache(self, kind: str) -> Cache:
         return self._cron_jobs if kind == "CronJob" else self._deployments
 
-    async def _apply_config(self, applied: Applied, config: Manifest, believed: float) -> None:
+    async def _apply_config(
+        self, applied: Applied, config: Manifest, believed: float, *, new: bool
+    ) -> None:
         wanted, now = content_hash(config), self._clock()
         if applied.config == wanted and now - applied.config_at < believed:
             return
-        metadata = config["metadata"]
-        live = await self._kube.get("ConfigMap", metadata["namespace"], metadata["name"])
-        if live is not None:
-            _check_manifest_owner(live, config)
-        if live is None or not _covers(live, config):
-            await self._write(config)
+        if not (new and await self._create(config)):
+            metadata = config["metadata"]
+            live = await self._kube.get("ConfigMap", metadata["namespace"], metadata["name"])
+            if live is not None:
+                _check_manifest_owner(live, config)
+            if live is None or not _covers(live, config):
+                await self._write(config)
         applied.config, applied.config_at = wanted, now
 
-    async def _write(self, manifest: Manifest, manager: str = "") -> Mapping[str, Any]:
+    async def _create(self, manifest: Manifest) -> Mapping[str, Any] | None:
+        """Apply what should not be there yet. None if there is one of that name.
+
+        It costs one request; asking first would be a second one, for each of a thousand bindings.
+        """
+        try:
+            return await self._write(manifest, create=True)
+        except KubeError as error:
+            if error.status != 409:
+                raise
+            return None
+
+    async def _make(self, deployment: Manifest) -> Mapping[str, Any]:
+        """Create a Deployment.
+
+        Raises:
+            ForeignError: When there is one that is somebody else's.
+            FoundError: When there is one of the binding's own; it is known from now on.
+            KubeError: When the API server refuses.
+        """
+        if made := await self._create(deployment):
+            return made
+        metadata = deployment["metadata"]
+        live = await self._kube.get("Deployment", metadata["namespace"], metadata["name"])
+        if live is None:
+            # It has gone, or this API server takes no version of what it is to create.
+            return await self._write(deployment)
+        _check_manifest_owner(live, deployment)
+        self._deployments.put(key_of(live), live)
+        raise FoundError
+
+    async def _write(
+        self, manifest: Manifest, manager: str = OPERATOR, *, create: bool = False
+    ) -> Mapping[str, Any]:
         self._metrics.writes.labels(manifest["kind"]).inc()
-        if manager:
-            return await self._kube.apply(manifest, manager=manager)
-        return await self._kube.apply(manifest)
+        return await self._kube.apply(manifest, manager=manager, create=create)
 
 
 def projection(live: Mapping[str, Any]) -> str:
     """A hash of all of a Deployment or CronJob that is the operator's to keep."""
+    return content_hash(_kept(live))
+
+
+def alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two versions of a Deployment tell a reconcile the same.
+
+    Its controller writes a new one several times, most of which only say what it has seen.
+    """
+    going = ["deletionTimestamp" in item["metadata"] for item in (before, after)]
+    same = going[0] == going[1] and observe(before) == observe(after)
+    return same and _kept(before) == _kept(after)
+
+
+def _kept(live: Mapping[str, Any]) -> dict[str, Any]:
     metadata = live["metadata"]
     annotations = metadata.get("annotations") or {}
-    return content_hash(
-        {
-            "spec": {k: v for k, v in live["spec"].items() if k != "replicas"},
-            "labels": metadata.get("labels"),
-            "owners": metadata.get("ownerReferences"),
-            "annotations": {k: v for k, v in annotations.items() if k not in FOREIGN_ANNOTATIONS},
-        }
-    )
+    return {
+        "spec": {k: v for k, v in live["spec"].items() if k != "replicas"},
+        "labels": metadata.get("labels"),
+        "owners": metadata.get("ownerReferences"),
+        "annotations": {k: v for k, v in annotations.items() if k not in FOREIGN_ANNOTATIONS},
+    }
 
 
 def _stamped(manifest: Manifest, wanted: str) -> Manifest:
@@ -295,13 +352,9 @@ def _replicas_only(live: Mapping[str, Any]) -> Manifest:
     }
 
 
-def _autoscaler_holds_all(live: Mapping[str, Any]) -> bool:
-    """Whether the autoscaler still owns what it applied to create the Deployment.
-
-    While it does, a field that the operator stops applying would stay.
-    """
+def _operator_holds_replicas(live: Mapping[str, Any]) -> bool:
+    """Whether nobody has set the replicas since the Deployment was made."""
     return any(
-        entry.get("manager") == AUTOSCALER
-        and "f:template" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        entry.get("manager") == OPERATOR and owns_replicas(entry)
         for entry in live["metadata"].get("managedFields") or ()
     )

@@ -38,14 +38,19 @@ class Deployments:
         self._kube = kube
         self._children = children
 
-    async def find(self, metadata: Mapping[str, Any]) -> tuple[Live, str]:
+    async def find(self, metadata: Mapping[str, Any], *, new: bool = False) -> tuple[Live, str]:
         """The Deployment of the binding with that metadata, and what forbids writing it.
 
         One that is somebody else's, or that we may not see, counts as none.
+
+        Args:
+            metadata: Of the binding.
+            new: There should be none yet; should there be one, making it will be refused.
         """
         namespace, name = metadata["namespace"], desired.worker_name(metadata["name"])
+        uid = metadata["uid"]
         try:
-            return await self._children.find("Deployment", namespace, name, metadata["uid"]), ""
+            return await self._children.find("Deployment", namespace, name, uid, new=new), ""
         except ForeignError as error:
             return None, str(error)
         except KubeError as error:

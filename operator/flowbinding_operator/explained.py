@@ -101,9 +101,11 @@ def wait(history: History, spec: FlowBindingSpec, decision: Decision) -> Wait | 
         watched = history.watched_for()
         if watched < FAST_SECONDS:
             return Hold.OBSERVING, FAST_SECONDS - watched
-        return _in_window(history.downs, current, now, behavior.scale_down) or _policy(
-            history, behavior.scale_down, now
-        )
+        held = _in_window(history.downs, current, now, behavior.scale_down)
+        if held is None and not behavior.scale_down.policies:
+            # The window is over: the next step down would follow at once, and is waited for.
+            return Hold.STABILIZATION_WINDOW, None
+        return held or _policy(history, behavior.scale_down, now)
     if current > 0 and sample.lag == 0 and decision.lowest == 0 and history.quiet_since is not None:
         return Hold.IDLE_SECONDS, max(0.0, history.quiet_since + spec.scaling.idle_seconds - now)
     if decision.asked is Reason.NOT_ACTIVATED and history.lagging_since is not None:

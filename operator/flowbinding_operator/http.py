@@ -21,11 +21,14 @@ Check = Callable[[], list[str]]
 def application(live: Check, ready: Check, registry: CollectorRegistry) -> web.Application:
     """The three pages; /healthz is another name for /livez."""
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def metrics(request: web.Request) -> web.Response:
         # The client library's content type has parameters that aiohttp wants apart.
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        # As the client library's own page: who wants a few of thousands of series says which.
+        names = request.query.getall("name[]", [])
+        shown = registry.restricted_registry(names) if names else registry
         # Elsewhere: thousands of series would keep everything else waiting.
-        body = await asyncio.to_thread(generate_latest, registry)
+        body = await asyncio.to_thread(generate_latest, shown)
         return web.Response(body=body, headers=headers)
 
     app = web.Application()

@@ -27,6 +27,8 @@ Object = Mapping[str, Any]
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+NEVER = "1"
+"""A version that no object has: etcd counts all writes, and its first is none to an object."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 PATHS = {
@@ -79,8 +81,16 @@ class Kube(Protocol):
     ) -> Sequence[Object]:
         """All objects of a kind, in one namespace or in all; perhaps without spec and status."""
 
-    async def apply(self, manifest: Object, *, manager: str = OPERATOR) -> Object:
-        """Server-side apply, taking over fields that others have set. Returns the result."""
+    async def apply(
+        self, manifest: Object, *, manager: str = OPERATOR, create: bool = False
+    ) -> Object:
+        """Server-side apply, taking over fields that others have set. Returns the result.
+
+        Args:
+            manifest: The object.
+            manager: Who owns its fields from then on.
+            create: Refuse it (409) when there is an object of that name.
+        """
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Delete an object, if it is there and still has that uid; what it owns goes with it."""
@@ -171,9 +181,13 @@ class KubeClient:
                 return items
             query = [*((k, v) for k, v in query if k != "continue"), ("continue", token)]
 
-    async def apply(self, manifest: Object, *, manager: str = OPERATOR) -> Object:
+    async def apply(
+        self, manifest: Object, *, manager: str = OPERATOR, create: bool = False
+    ) -> Object:
         """See `Kube`."""
         metadata = manifest["metadata"]
+        if create:
+            manifest = {**manifest, "metadata": {**metadata, "resourceVersion": NEVER}}
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
         query = [("fieldManager", manager), ("force", "true")]
         return await self._request("PATCH", path, manifest, query, APPLY)

@@ -21,26 +21,34 @@ class Metrics:
     """All of them, on a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        binding = ["namespace", "name"]
+        # Described, so that /metrics?name[]=… finds what the process collector has.
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        self._add_work()
+        self._add_kafka()
+        self._add_offsets()
+        self._add_kubernetes()
+        self._add_bindings()
+        # With the series itself: looking it up by its labels costs more than setting it.
+        self._series: dict[str, dict[tuple[Gauge, tuple[str, ...]], Gauge]] = {}
+
+    def _add_work(self) -> None:
+        """How much there is to do, and whether this process keeps up with it."""
+        registry = self.registry
         self.reconciles = Counter(
             f"{PREFIX}reconcile_total", "Reconciliations.", ["result"], registry=registry
         )
         self.reconcile_seconds = Histogram(
             f"{PREFIX}reconcile_duration_seconds", "Time of a reconciliation.", registry=registry
         )
-        self.polls = Counter(
-            f"{PREFIX}lag_polls_total", "Looks at a Kafka cluster.", registry=registry
+        self.queue_depth = Gauge(
+            f"{PREFIX}workqueue_depth", "Bindings that wait to be reconciled.", registry=registry
         )
-        self.poll_seconds = Histogram(
-            f"{PREFIX}lag_poll_duration_seconds",
-            "Time of a look at a Kafka cluster, with all that follows from it in this process.",
-            buckets=POLL_BUCKETS,
+        self.bindings = Gauge(f"{PREFIX}bindings", "Bindings known.", registry=registry)
+        self.leader = Gauge(
+            f"{PREFIX}leader",
+            "1 while this operator acts, 0 while it stands by.",
             registry=registry,
-        )
-        self.kafka_requests = Counter(
-            f"{PREFIX}kafka_requests_total", "Requests to Kafka.", ["api"], registry=registry
         )
         self.loop_lag = Histogram(
             f"{PREFIX}event_loop_lag_seconds",
@@ -48,6 +56,36 @@ class Metrics:
             buckets=LOOP_BUCKETS,
             registry=registry,
         )
+
+    def _add_kafka(self) -> None:
+        """What is asked of each cluster, which is named by its bootstrap servers."""
+        registry = self.registry
+        self.polls = Counter(
+            f"{PREFIX}lag_polls_total", "Looks at a Kafka cluster.", ["cluster"], registry=registry
+        )
+        self.poll_failures = Counter(
+            f"{PREFIX}lag_poll_failures_total",
+            "Looks at a Kafka cluster that failed as a whole.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.poll_seconds = Histogram(
+            f"{PREFIX}lag_poll_duration_seconds",
+            "Time of a look at a Kafka cluster, with all that follows from it in this process.",
+            ["cluster"],
+            buckets=POLL_BUCKETS,
+            registry=registry,
+        )
+        self.kafka_requests = Counter(
+            f"{PREFIX}kafka_requests_total",
+            "Requests to Kafka.",
+            ["cluster", "api"],
+            registry=registry,
+        )
+
+    def _add_offsets(self) -> None:
+        """What is found in groups' commits, and made there."""
+        registry = self.registry
         self.fetches = Counter(
             f"{PREFIX}offset_fetches_total", "Reads of a group's commits.", registry=registry
         )
@@ -66,21 +104,20 @@ class Metrics:
             "Commits whose metadata is not a worker's, or damaged.",
             registry=registry,
         )
+
+    def _add_kubernetes(self) -> None:
+        """What is written to the API server."""
+        registry = self.registry
         self.writes = Counter(
             f"{PREFIX}kubernetes_writes_total", "Writes to Kubernetes.", ["kind"], registry=registry
         )
         self.events = Counter(
             f"{PREFIX}events_total", "Events recorded.", ["type", "reason"], registry=registry
         )
-        self.queue_depth = Gauge(
-            f"{PREFIX}workqueue_depth", "Bindings that wait to be reconciled.", registry=registry
-        )
-        self.bindings = Gauge(f"{PREFIX}bindings", "Bindings known.", registry=registry)
-        self.leader = Gauge(
-            f"{PREFIX}leader",
-            "1 while this operator acts, 0 while it stands by.",
-            registry=registry,
-        )
+
+    def _add_bindings(self) -> None:
+        """What is known of each binding; these series go with it."""
+        registry, binding = self.registry, ["namespace", "name"]
         self.last_poll = Gauge(
             f"{PREFIX}last_lag_poll_timestamp_seconds",
             "Unix time of a binding's last answer from Kafka.",
@@ -102,8 +139,6 @@ class Metrics:
             [*binding, "type", "reason"],
             registry=registry,
         )
-        # With the series itself: looking it up by its labels costs more than setting it.
-        self._series: dict[str, dict[tuple[Gauge, tuple[str, ...]], Gauge]] = {}
 
     def observed(self, key: str, observation: Observation, unix_time: float) -> None:
         """Show an observation. An unknown lag has no series: no alert may take it for zero."""

@@ -46,6 +46,9 @@ BATCH = 250
 PARALLEL = 64
 """OffsetFetch requests at the same time."""
 MAX_BACKOFF = 10.0
+REST = 4.0
+"""A look is followed by a rest of so many times its length, whoever is new meanwhile: of thousands
+that begin one after the other, each would have all others looked at once more."""
 
 
 class Link(Protocol):
@@ -82,6 +85,7 @@ class ClusterPoller:
         seconds: float,
         clock: Callable[[], float],
         wall: Callable[[], float] = time.time,
+        name: str = "",
     ) -> None:
         self.watched: dict[str, Watched] = {}
         self.last_tick = clock()
@@ -93,6 +97,7 @@ class ClusterPoller:
         self._seconds = seconds
         self._clock = clock
         self._wall = wall
+        self._name = name
         self._layout = Layout()
         self._layout_at = self._starts_at = float("-inf")
         self._topics: set[str] = set()
@@ -128,9 +133,12 @@ class ClusterPoller:
                 began = self._clock()
                 await self._try_tick()
                 self.last_tick = self._clock()
-                wait = self._backoff() or self._seconds - (self.last_tick - began)
+                took = self.last_tick - began
+                wait = max(0.05, self._backoff() or self._seconds - took)
+                rest = min(wait, REST * took)
+                await asyncio.sleep(rest)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.05, wait)):
+                    async with asyncio.timeout(wait - rest):
                         await self._wake.wait()
         finally:
             await self._link.close()
@@ -163,14 +171,14 @@ class ClusterPoller:
         limit = asyncio.Semaphore(PARALLEL)
         await asyncio.gather(*(self._ask(one, look, limit) for one, look in fetches))
         self.last_success = self._clock()
-        self._metrics.polls.inc()
+        self._metrics.polls.labels(self._name).inc()
 
     async def _try_tick(self) -> None:
         if not self.watched:
             return
         try:
             async with asyncio.timeout(TICK_SECONDS):
-                with self._metrics.poll_seconds.time():
+                with self._metrics.poll_seconds.labels(self._name).time():
                     await self.tick()
         except TimeoutError:
             self._failed(Trouble(Reason.KAFKA_UNREACHABLE, "Kafka did not answer in time"))
@@ -185,6 +193,7 @@ class ClusterPoller:
 
     def _failed(self, trouble: Trouble) -> None:
         self._failures += 1
+        self._metrics.poll_failures.labels(self._name).inc()
         self._layout_at = float("-inf")
         # One failure of a cluster that has answered may be a leader election: the lag is unknown,
         # which stops all scaling, but nobody is alarmed yet.
@@ -296,6 +305,11 @@ def _is_missing(trouble: Trouble | None) -> bool:
     return trouble is not None and trouble.reason is Reason.TOPIC_MISSING
 
 
+def _name(options: Mapping[str, Any]) -> str:
+    """What people call a cluster."""
+    return str(options.get("bootstrap_servers", ""))
+
+
 class LagWatcher:
     """All loops: each starts with its first binding and ends with its last.
 
@@ -346,7 +360,12 @@ class LagWatcher:
         if poller is None:
             link = self._connect(options)
             poller = ClusterPoller(
-                link, self._report, self._metrics, seconds=self._seconds, clock=self._clock
+                link,
+                self._report,
+                self._metrics,
+                seconds=self._seconds,
+                clock=self._clock,
+                name=_name(options),
             )
             self._pollers[cluster] = poller
             task = asyncio.create_task(poller.run(), name=f"lag {cluster}")
@@ -373,7 +392,8 @@ class LagWatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _kafka(self, options: Mapping[str, Any]) -> Link:
-        return KafkaLink(options, asked=lambda api: self._metrics.kafka_requests.labels(api).inc())
+        requests, name = self._metrics.kafka_requests, _name(options)
+        return KafkaLink(options, asked=lambda api: requests.labels(name, api).inc())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -8,9 +8,11 @@ Kafka refuses is asked for again less and less often.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 300.0
 """How often it is looked whether all is still there."""
+SPACING_SECONDS = 4.0
+"""Of many bindings together, one has its topics looked at in so many seconds. The poller sees it
+sooner when a topic is gone that is read, or that results go to."""
 HURRY_SECONDS = 15.0
 """How soon after a look the next one may be: longer than the poller takes to see a new topic."""
 FIRST_BACKOFF_SECONDS = 5.0
@@ -42,8 +47,8 @@ MAX_BACKOFF_SECONDS = 300.0
 TIMEOUT_SECONDS = 45.0
 """All requests of one attempt together."""
 AT_ONCE = 16
-"""Bindings of one cluster and set of credentials whose topics are looked at together: each look has
-a connection of its own, and an operator that starts looks at all."""
+"""Bindings of one cluster and set of credentials whose topics are looked at together: an operator
+that starts looks at all."""
 
 
 class Link(Protocol):
@@ -98,6 +103,14 @@ class _Entry:
     task: asyncio.Task[None] | None = None
 
 
+@dataclass(slots=True)
+class _Shared:
+    """A link to a cluster, for as long as anybody uses it."""
+
+    link: Link
+    users: int = 0
+
+
 class Provisioner:
     """All bindings' topics.
 
@@ -118,6 +131,7 @@ class Provisioner:
         self._connect = connect
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._links: dict[str, _Shared] = {}
         self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(AT_ONCE)
         )
@@ -146,9 +160,8 @@ class Provisioner:
         if entry.task is None and self._clock() >= entry.due:
             # Should there be no options, as with broken certificates: not again at once.
             entry.due = self._clock() + FIRST_BACKOFF_SECONDS
-            link = self._connect(options())
             entry.task = asyncio.create_task(
-                self._work(binding.key, entry, link), name=f"provision {binding.key}"
+                self._work(binding.key, entry, options()), name=f"provision {binding.key}"
             )
         return entry.result
 
@@ -178,16 +191,17 @@ class Provisioner:
             self.forget(key)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self, key: str, entry: _Entry, link: Link) -> None:
+    async def _work(self, key: str, entry: _Entry, options: Mapping[str, Any]) -> None:
         before = entry.result
         try:
-            async with self._limits[entry.cluster]:
+            async with self._link(entry.cluster, options) as link, self._limits[entry.cluster]:
                 found = await self._try(entry.wanted, link)
         finally:
             entry.task = None
-            await link.close()
         if found.trouble is None:
-            entry.failures, wait = 0, CHECK_SECONDS
+            # At random: all that have begun together would stay together.
+            spaced = random.uniform(0.5, 1.5) * SPACING_SECONDS * len(self._entries)  # noqa: S311
+            entry.failures, wait = 0, max(CHECK_SECONDS, spaced)
         else:
             wait = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(entry.failures, 16))
             entry.failures += 1
@@ -201,12 +215,28 @@ class Provisioner:
         entry.due = entry.looked + wait
         self._changed(key)
 
+    @asynccontextmanager
+    async def _link(self, cluster: str, options: Mapping[str, Any]) -> AsyncIterator[Link]:
+        """The link that all share who look at a cluster at this time, or wait for their turn."""
+        shared = self._links.get(cluster)
+        if shared is None:
+            shared = self._links[cluster] = _Shared(self._connect(options))
+        shared.users += 1
+        try:
+            yield shared.link
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del self._links[cluster]
+                await shared.link.close()
+
     async def _try(self, wanted: Wanted, link: Link) -> Provisioned:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await provision(wanted, link)
         except TimeoutError:
-            trouble = Trouble(Reason.PROVISIONING_FAILED, "Kafka did not answer in time")
+            # Nothing is known: should the topics be there, that is not to hide it.
+            trouble = Trouble(Reason.KAFKA_UNREACHABLE, "Kafka did not answer in time")
         except ClusterError as error:
             trouble = error.trouble
         except Exception as error:

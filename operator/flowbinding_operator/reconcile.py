@@ -24,7 +24,7 @@ from flowbinding_api.spec import Kafka
 from flowbinding_api.status import FlowBindingStatus
 from flowbinding_operator import desired, runs, status
 from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of
-from flowbinding_operator.children import Children
+from flowbinding_operator.children import Children, FoundError
 from flowbinding_operator.conditions import View
 from flowbinding_operator.deployed import Deployments, replicas_of
 from flowbinding_operator.kube import Kube, KubeError
@@ -44,7 +44,7 @@ from flowbinding_operator.references import (
     references,
     secret_reader,
 )
-from flowbinding_operator.reporter import Reporter
+from flowbinding_operator.reporter import FIRST_WORD_SECONDS, Reporter
 from flowbinding_operator.scaling import History
 from flowbinding_operator.scheduled import ACTIVE_RETRY_SECONDS, Schedules
 from flowbinding_operator.store import Cache
@@ -110,6 +110,10 @@ class Reconciler:
         with self._metrics.reconcile_seconds.time():
             try:
                 again = await self._reconcile(key)
+            except FoundError:
+                # It may be large: what was begun from none must not scale it.
+                self._autoscaler.forget(key)
+                again = 0.0
             except KubeError as error:
                 if not error.ending:
                     self._metrics.reconciles.labels("error").inc()
@@ -136,8 +140,9 @@ class Reconciler:
         believed = REFERENCES_SECONDS if self._reporter.ready(key) else REPAIR_SECONDS
         known = await self._referenced.read(binding, wanted, believed=believed)
         if binding.spec.source.schedule is not None:
-            return await self._reconcile_schedule(binding, body, old, known)
-        live, refused = await self._deployments.find(body["metadata"])
+            return await self._reconcile_schedule(binding, body, old, known, wanted)
+        new = not body.get("status")
+        live, refused = await self._deployments.find(body["metadata"], new=new)
         # Whatever else is missing: "Latest" means the end as it is now, and not after the repair.
         blind = known.missing(tuple(item for item in wanted if item.of_kafka), binding)
         blind = blind or self._watch(binding, known.objects, live)
@@ -149,11 +154,11 @@ class Reconciler:
         )
         if observation is not None and observation.misses_topic:
             self._provisioner.hurry(key)
-        topics = self._provision(binding, known)
+        topics = self._provision(binding, known, wanted)
         view = replace(view, probed=self._probe(binding, old, known.objects), topics=topics)
         view = await self._deployments.act(
             binding,
-            lambda: self._worker(desired.deployment, binding, known.objects),
+            lambda: self._worker(desired.deployment, binding, wanted, known.objects),
             track,
             view,
             live,
@@ -161,19 +166,28 @@ class Reconciler:
         if await self._report(binding, body, old, view) and observation is not None:
             track.written = stamp_of(observation, decision)
         again = _again(view, wanted, ready=self._reporter.ready(key))
+        if new and _unasked(binding, view):
+            again = _soonest(again, FIRST_WORD_SECONDS)
         return _soonest(again, self._provisioner.next_look(key))
 
     async def _reconcile_schedule(
-        self, binding: FlowBinding, body: Mapping[str, Any], old: FlowBindingStatus, known: Known
+        self,
+        binding: FlowBinding,
+        body: Mapping[str, Any],
+        old: FlowBindingStatus,
+        known: Known,
+        wanted: tuple[Reference, ...],
     ) -> float | None:
         """The same for a binding whose source is a schedule: nothing is watched or scaled."""
         self._autoscaler.forget(binding.key)
         self._unwatch(binding.key)
-        wanted = references(binding)
         missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
-        topics = self._provision(binding, known)
+        topics = self._provision(binding, known, wanted)
         view = await self._schedules.act(
-            binding, lambda: self._worker(desired.cron_job, binding, known.objects), missing, topics
+            binding,
+            lambda: self._worker(desired.cron_job, binding, wanted, known.objects),
+            missing,
+            topics,
         )
         view = replace(view, probed=self._probe(binding, old, known.objects))
         unasked = topics.pending and missing is None and not view.refused
@@ -187,10 +201,12 @@ class Reconciler:
             again = ACTIVE_RETRY_SECONDS
         return _soonest(again, self._provisioner.next_look(binding.key))
 
-    def _provision(self, binding: FlowBinding, known: Known) -> Provisioned:
+    def _provision(
+        self, binding: FlowBinding, known: Known, wanted: tuple[Reference, ...]
+    ) -> Provisioned:
         """Have topics made, if they are asked for; what is known of them."""
         kafka = binding.spec.kafka
-        needed = tuple(item for item in references(binding) if item.of_kafka)
+        needed = tuple(item for item in wanted if item.of_kafka)
         cannot = kafka.bootstrap_servers is None or known.missing(needed, binding) is not None
         if cannot or not binding.spec.provisioning.create:
             # Another condition says what is missing.
@@ -257,8 +273,13 @@ class Reconciler:
 
         return self._autoscaler.track(binding.key, binding.spec, start)
 
-    def _worker(self, make: desired.Maker, binding: FlowBinding, objects: Objects) -> Manifest:
-        wanted = references(binding)
+    def _worker(
+        self,
+        make: desired.Maker,
+        binding: FlowBinding,
+        wanted: tuple[Reference, ...],
+        objects: Objects,
+    ) -> Manifest:
         versions = [version_of(item, objects) for item in wanted if not item.reloaded]
         return make(binding, wanted, desired.content_hash(versions), self._config.worker)
 
@@ -304,7 +325,8 @@ class Reconciler:
         view: View,
     ) -> bool:
         """Write the status, if need be. Whether it tells of `view` now."""
-        if _unasked(binding, view) and self._tells_more(binding, old):
+        early = self._reporter.early(binding.key, old)
+        if _unasked(binding, view) and (early or self._tells_more(binding, old)):
             return False
         new = status.status_of(binding, old, view, now=_now(), now_ms=round(time.time() * 1000))
         return await self._reporter.report(binding.key, body, old, new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ from flowbinding_operator.references import (
     data,
     references_in,
 )
+
+SHARED_SECONDS = 5.0
+"""So long what one binding has read will do for the others of its namespace: a thousand that share
+a Secret, and all begin now, read it a few times and not a thousand times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,15 @@ class Known:
         return check(wanted, self.objects, binding, self.refused)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One object as it was at one time; None if there is none, or it must not be read."""
+
+    at: float
+    item: Mapping[str, Any] | None
+    refusal: str = ""
+
+
 class Referenced:
     """All bindings' Secrets and ConfigMaps. They are not watched."""
 
@@ -48,6 +61,7 @@ class Referenced:
         self._kube = kube
         self._clock = clock
         self._known: dict[str, Known] = {}
+        self._readings: dict[tuple[str, Kind, str], _Reading] = {}
 
     def forget(self, key: str) -> None:
         """Drop what is remembered of a binding."""
@@ -66,19 +80,45 @@ class Referenced:
         complete = known.objects.keys() == names and known.missing(wanted, binding) is None
         if complete and self._clock() - known.at < believed:
             return known
-        fresh = Known(at=self._clock())
-        for kind, name in sorted(names):
-            fresh.objects[kind, name] = None
-            try:
-                item = await self._kube.get(kind, binding.metadata.namespace, name)
-            except KubeError as error:
-                if not error.refusal:
-                    raise
-                fresh.refused[kind, name] = str(error)
-            else:
-                fresh.objects[kind, name] = item
+        namespace = binding.metadata.namespace
+        fresh = await self._together(namespace, names, SHARED_SECONDS)
+        if fresh.missing(wanted, binding) is not None:
+            # Perhaps it was put right a moment ago.
+            fresh = await self._together(namespace, names, 0.0)
         self._known[binding.key] = fresh
         return fresh
+
+    async def _together(
+        self, namespace: str, names: Iterable[tuple[Kind, str]], shared: float
+    ) -> Known:
+        """Objects of a namespace, some of which another binding may have read meanwhile."""
+        readings = {
+            (kind, name): await self._reading(kind, namespace, name, shared)
+            for kind, name in sorted(names)
+        }
+        return Known(
+            {key: found.item for key, found in readings.items()},
+            {key: found.refusal for key, found in readings.items() if found.refusal},
+            min((found.at for found in readings.values()), default=self._clock()),
+        )
+
+    async def _reading(self, kind: Kind, namespace: str, name: str, shared: float) -> _Reading:
+        key, now = (namespace, kind, name), self._clock()
+        found = self._readings.get(key)
+        if found is not None and now - found.at < shared:
+            return found
+        try:
+            found = _Reading(now, await self._kube.get(kind, namespace, name))
+        except KubeError as error:
+            if not error.refusal:
+                raise
+            found = _Reading(now, None, str(error))
+        self._readings.pop(key, None)
+        self._readings[key] = found
+        # The oldest come first: whoever reads anything puts it last.
+        while now - self._readings[first := next(iter(self._readings))].at >= SHARED_SECONDS:
+            del self._readings[first]
+        return found
 
 
 def version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:

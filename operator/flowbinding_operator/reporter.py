@@ -20,6 +20,10 @@ from flowbinding_operator.store import Cache
 
 log = structlog.get_logger(__name__)
 
+FIRST_WORD_SECONDS = 5.0
+"""So long the first status waits for Kafka's answer: without it there is nothing to tell, and of a
+thousand new bindings each would cost two writes instead of one."""
+
 
 @dataclass(slots=True)
 class Memory:
@@ -27,6 +31,7 @@ class Memory:
 
     wrote_at: float | None = None
     ready: bool = True
+    seen_at: float | None = None
 
 
 class Reporter:
@@ -62,6 +67,15 @@ class Reporter:
     def wrote(self, key: str) -> bool:
         """Whether this process has told anything of a binding."""
         return self._memory.get(key, Memory()).wrote_at is not None
+
+    def early(self, key: str, old: FlowBindingStatus) -> bool:
+        """Whether nothing has ever been told of a binding, and that may stay so for a moment."""
+        if old.conditions:
+            return False
+        memory, now = self._memory.setdefault(key, Memory()), self._clock()
+        if memory.seen_at is None:
+            memory.seen_at = now
+        return now - memory.seen_at < FIRST_WORD_SECONDS
 
     def forget(self, key: str) -> None:
         """Drop what is remembered of a binding."""

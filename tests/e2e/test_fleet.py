@@ -14,7 +14,7 @@ from scale.fleet import OWN, WANTED, Fleet, until, writes
 from scale.measure import burst
 from testbed import Testbed
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
 
 POLLS = 3
 EACH_POLL = 1
@@ -71,7 +71,7 @@ async def test_a_fleet_costs_nothing_while_idle_and_a_burst_wakes_whom_it_is_for
     woken = set(fleet.of_topics(topics))
     assert len(woken) == 10
     await burst(fleet, topics)
-    wanted = await fleet.wanted()
+    wanted = await fleet.wanted(fleet.bindings)
     assert {name for name, number in wanted.items() if number} == woken
 
     async def ready() -> bool:

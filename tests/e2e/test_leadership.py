@@ -20,7 +20,7 @@ from kafkaio import TopicFactory
 from manifests import manifest
 from testbed import Testbed
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 SYSTEM = ("-n", "flowbinding-system")
 NOWHERE = {"nodeSelector": {"flowbinding.io/nowhere": "true"}}

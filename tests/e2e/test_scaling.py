@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import kafkaio
 from e2e.cluster import Namespace, eventually
 from kafkaio import TopicFactory
 from manifests import manifest
+from scale import burst
 from testbed import Testbed
 
 pytestmark = pytest.mark.timeout(240)
@@ -29,32 +29,16 @@ def binding(name: str, topic: str, **spec: Any) -> dict[str, Any]:
     return manifest({"metadata": {"name": name}}, **{"source": {"topic": topic}, **spec})
 
 
+@pytest.mark.alone
 async def test_a_burst_from_zero_is_answered_in_one_step(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:
-    topic = await new_topic(partitions=24)
-    scaling = {"maxReplicas": 24, "expectedSecondsPerMessage": 1}
-    namespace.apply(
-        binding("burst", topic, scaling=scaling, concurrency={"perReplica": 1}, worker=NOWHERE)
-    )
-    await namespace.has_condition("burst", "Ready", "True", "Ready")
-    steps: list[tuple[float, int]] = []
-
-    async def watch() -> None:
-        last = 0
-        while last < 24:
-            now = await asyncio.to_thread(namespace.wanted, "burst")
-            if now is not None and now != last:
-                last = now
-                steps.append((time.monotonic(), now))
-
-    watching = asyncio.create_task(watch())
-    await kafkaio.produce(operator.bootstrap, topic, ((b"%d" % n, b"{}") for n in range(4800)))
-    sent = time.monotonic()
-    await asyncio.wait_for(watching, 30)
+    topic = await new_topic(partitions=burst.PARTITIONS)
+    namespace.apply(burst.binding("burst", namespace.name, topic))
+    await burst.sleeping(operator, namespace.name, "burst")
+    answer = await burst.answered(operator, namespace.name, "burst", topic)
     # A poll that falls into the burst may see a part of it; what comes after it is one step.
-    assert len([wanted for at, wanted in steps if at > sent]) <= 1
-    print(f"24 replicas wanted {steps[-1][0] - sent:.1f} s after the last of 4,800 messages")
+    assert answer.late_steps <= 1
     await namespace.has_condition("burst", "ScalingLimited", "True", "PartitionLimit")
 
 
@@ -109,6 +93,7 @@ async def test_a_killed_worker_loses_nothing(
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
 
 
+@pytest.mark.alone
 async def test_a_killed_operator_converges_and_never_scales_to_zero_on_missing_data(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 import kafkaio
 from flowbinding_operator.kafka import LATEST, KafkaLink
 from flowbinding_operator.lag import Commit
+from flowbinding_operator.pod import BINDING_LABEL
 from manifests import manifest
 from scale.figures import Scrape
 from testbed import Testbed
@@ -33,6 +34,13 @@ BINDINGS = "/apis/flowbinding.io/v1alpha1/namespaces/{}/flowbindings"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/{}/deployments"
 WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
 OWN = "flowbinding_operator_"
+ASKED = [
+    *(f"{OWN}{name}_total" for name in ("kubernetes_writes", "kafka_requests", "lag_polls")),
+    f"{OWN}offset_fetches_total",
+    *(f"{OWN}{name}_seconds_bucket" for name in ("lag_poll_duration", "event_loop_lag")),
+    *("process_resident_memory_bytes", "process_cpu_seconds_total"),
+]
+"""What is asked of the operator's metrics."""
 
 
 class Fleet:
@@ -94,9 +102,16 @@ class Fleet:
         found = await self._get(BINDINGS.format(self.name))
         return {item["metadata"]["name"]: item.get("status") or {} for item in found["items"]}
 
-    async def wanted(self) -> dict[str, int]:
-        """Workers that each binding's Deployment asks for."""
-        found = await self._get(DEPLOYMENTS.format(self.name))
+    async def wanted(self, bindings: Iterable[str]) -> dict[str, int]:
+        """Workers that the Deployments of some bindings ask for.
+
+        Only those, and from the API server's memory: asking for all of a thousand, four times a
+        second, would keep the machine busier than the operator does.
+        """
+        chosen = f"{BINDING_LABEL} in ({','.join(bindings)})"
+        found = await self._get(
+            DEPLOYMENTS.format(self.name), labelSelector=chosen, resourceVersion="0"
+        )
         return {
             item["metadata"]["name"].removesuffix("-worker"): item["spec"]["replicas"]
             for item in found["items"]
@@ -144,7 +159,9 @@ class Fleet:
         """The operator's metrics."""
         address = await asyncio.to_thread(self._operator_address)
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            return Scrape.of((await client.get(f"{address}/metrics")).text, OWN, "process_")
+            # Series of each binding would cost the operator more than what is measured.
+            page = await client.get(f"{address}/metrics", params={"name[]": ASKED})
+            return Scrape.of(page.text)
 
     async def server(self) -> Scrape:
         """What the API server was asked for, and by which verb."""
@@ -159,6 +176,10 @@ class Fleet:
     def start_operator(self) -> None:
         """Have one again."""
         self._kubectl("scale", "deploy/flowbinding", "--replicas=1")
+
+    def kill_operator(self) -> None:
+        """End it at once; its Deployment makes another Pod."""
+        self._kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
 
     def _kubectl(self, *arguments: str) -> str:
         return self.bed.kubectl("-n", OPERATOR_NAMESPACE, *arguments)

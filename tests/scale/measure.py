@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import httpx
+
 from scale.figures import Growth, Scrape, growth, quantile
 from scale.fleet import OWN, WANTED, Fleet, until, writes
 
@@ -48,6 +50,9 @@ class Result:
     Attributes:
         applied: Seconds from the operator's start to the last worker Deployment.
         ready: Seconds until every binding was Ready.
+        taken_over: Seconds from the operator's end by SIGKILL until another had looked at the
+            commits of every binding.
+        repeated: Writes of that other one, while nothing had changed.
         burst_of: Bindings that a burst was for.
         scaled: Seconds from the burst's last message until the last of them had its number.
         rss_growth: Of resident bytes in the soak, a second.
@@ -58,6 +63,8 @@ class Result:
     topics: int
     applied: float = 0.0
     ready: float = 0.0
+    taken_over: float = 0.0
+    repeated: float = 0.0
     burst_of: int = 0
     scaled: float = 0.0
     soak_seconds: float = 0.0
@@ -133,7 +140,9 @@ async def measure(fleet: Fleet, *, idle: float, soak: float, say: Say) -> Result
     result.phases.append(phase("cold start", started, first))
     say(f"idling for {idle:g} s")
     await asyncio.sleep(idle)
-    result.phases.append(phase("idle", first, second := await Mark.now(fleet)))
+    result.phases.append(phase("idle", first, await Mark.now(fleet)))
+    say("the operator is killed")
+    second = await _take_over(fleet, result)
     result.burst_of = len(fleet.of_topics(tenth))
     say(f"a burst for {result.burst_of} bindings")
     result.scaled = await burst(fleet, tenth)
@@ -156,9 +165,33 @@ async def _cold_start(fleet: Fleet, result: Result, say: Say) -> Mark:
 
     await until(applied, f"{count} Deployments", TIMEOUT)
     result.applied = time.monotonic() - nothing.time
-    await until(fleet.all_ready, "all bindings are Ready", TIMEOUT, every=1)
+    # Each look is a list of all: of thousands, many looks would be what is measured.
+    every = max(1.0, count / 500)
+    await until(fleet.all_ready, "all bindings are Ready", TIMEOUT, every=every)
     result.ready = time.monotonic() - nothing.time
     return nothing
+
+
+async def _take_over(fleet: Fleet, result: Result) -> Mark:
+    killed = Mark(time.monotonic(), Scrape(), await fleet.server())
+    await asyncio.to_thread(fleet.kill_operator)
+    count = len(fleet.bindings)
+
+    async def looked() -> bool:
+        try:
+            found = await fleet.operator()
+        except (httpx.HTTPError, KeyError, ValueError):
+            # The new one has no address yet, or does not answer there.
+            return False
+        return found.sum(f"{OWN}offset_fetches_total") >= count
+
+    await until(looked, "another operator has looked at all bindings", TIMEOUT, every=1)
+    result.taken_over = time.monotonic() - killed.time
+    await at_rest(fleet)
+    after = await Mark.now(fleet)
+    result.phases.append(taken := phase("takeover", killed, after))
+    result.repeated = taken.seen_writes * taken.seconds
+    return after
 
 
 async def at_rest(fleet: Fleet, *, quiet: float = QUIET_SECONDS) -> None:
@@ -177,18 +210,19 @@ async def burst(fleet: Fleet, topics: list[str]) -> float:
     await fleet.burst(topics)
 
     async def scaled() -> bool:
-        wanted = await fleet.wanted()
+        wanted = await fleet.wanted(names)
         return all(wanted[name] == WANTED for name in names)
 
     return await until(scaled, "all have scaled", TIMEOUT)
 
 
 async def asleep(fleet: Fleet, topics: list[str]) -> None:
-    """Have the messages of some topics done, and wait until nobody has workers any more."""
+    """Have the messages of some topics done, and wait until their bindings have no workers."""
+    names = fleet.of_topics(topics)
     await fleet.drain(topics)
 
     async def none() -> bool:
-        return not any((await fleet.wanted()).values())
+        return not any((await fleet.wanted(names)).values())
 
     await until(none, "all sleep", TIMEOUT, every=1)
 

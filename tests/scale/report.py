@@ -23,10 +23,11 @@ LEGEND = """\
 Bindings that share topics of 6 partitions on one broker, on the testbed's real API server; worker
 Pods are there but run nothing. The operator polls Kafka every 2 s. Cold start: from its
 Deployment's scale-up, Pod start included, until nothing is left to write. Idle: nothing arrives.
-Burst: 600 messages into each topic of a tenth of the bindings; the time is until the last of them
-asks for its final number. Soak: bursts, one after the other, each done and slept after. CPU: of one
-core. Ticks, and how late the event loop is, are upper bounds of the histograms' buckets. Writes do
-not count the Lease's."""
+Takeover: the operator is killed, its Lease lasts 15 s, and another Pod starts, leads and looks at
+the commits of all bindings. Burst: 600 messages into each topic of a tenth of the bindings; the
+time is until the last of them asks for its final number. Soak: bursts, one after the other, each
+done and slept after. CPU: of one core. Ticks, and how late the event loop is, are upper bounds of
+the histograms' buckets. Writes do not count the Lease's."""
 
 
 def cells(result: Result, phase: Phase) -> list[str]:
@@ -53,6 +54,8 @@ def sentences(result: Result) -> list[str]:
     said = [
         f"{result.bindings:,} bindings on {result.topics:,} topics: all Deployments applied"
         f" {result.applied:.1f} s after the operator's start, all Ready after {result.ready:.1f} s;"
+        f" killed, another had looked at all after {result.taken_over:.1f} s and had made"
+        f" {result.repeated:.0f} writes;"
         f" a burst for {result.burst_of:,} of them: all scaled {result.scaled:.1f} s after its"
         f" last message; resident memory at most {result.peak / MIB:.0f} MiB."
     ]
@@ -79,6 +82,7 @@ def misses(result: Result) -> list[str]:
         f"cold start {result.applied:.1f} s > 60 s": result.applied > 60,
         f"tick p99 {max(ticks, default=0):g} s > 1 s": max(ticks, default=0) > 1,
         f"RSS {result.peak / MIB:.0f} MiB > 400 MiB": result.peak > 400 * MIB,
+        f"takeover: {result.repeated:.0f} API writes": result.repeated > 0,
         f"idle {idle.seen_writes:.2f} API writes/s": idle.own_writes > 0 or idle.seen_writes > 0,
         f"idle {idle.kafka:.2f} Kafka requests/s > 1": idle.kafka > 1,
     }
@@ -111,10 +115,16 @@ def machine() -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Put the section in its place in the file, or at its end."""
+    """Put a section in its place in the file, or at its end.
+
+    Args:
+        path: The file.
+        text: The section; its first and its last line mark where it is.
+    """
     old = path.read_text() if path.exists() else "# Benchmarks\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
+    first, *_, last = text.splitlines()
+    before, begin, rest = old.partition(first)
+    after = rest.partition(last)[2] if begin else "\n"
     gap = "" if begin else "\n"
     path.write_text(f"{before}{gap}{text}{after}")
 

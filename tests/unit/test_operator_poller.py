@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import generate_latest
 from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
-from flowbinding_operator.kafka import ClusterError, MovedError
+from flowbinding_operator.kafka import ClusterError, Layout, MovedError
 from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import BATCH, ClusterPoller, LagWatcher
@@ -302,6 +303,36 @@ async def test_what_one_group_leads_to_hides_nobody_else_s_lag() -> None:
     trouble = seen["shop/odd"].trouble
     assert trouble is not None
     assert (trouble.reason, seen["shop/odd"].lag) == (Reason.KAFKA_UNREACHABLE, None)
+
+
+async def test_of_many_new_bindings_not_each_has_all_others_looked_at() -> None:
+    now = 1000.0
+
+    class Slow(FakeLink):
+        async def layout(self, topics: Iterable[str]) -> Layout:
+            nonlocal now
+            now += 0.02
+            return await super().layout(topics)
+
+    link, seen, all_seen = Slow(), dict[str, Observation](), asyncio.Event()
+
+    def report(key: str, observation: Observation) -> None:
+        seen[key] = observation
+        if len(seen) == 50:
+            all_seen.set()
+
+    poller = ClusterPoller(link, report, Metrics(), seconds=2, clock=lambda: now)
+    running = asyncio.create_task(poller.run())
+    for number in range(50):
+        topic = f"orders-{number}"
+        link.topic(topic, 1)
+        poller.watch(Target(f"shop/{number}", f"g{number}", (topic,)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    await all_seen.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert link.requests.count("ends") <= 10
 
 
 async def test_a_tick_that_is_cut_short_leaves_nothing_half_begun() -> None:

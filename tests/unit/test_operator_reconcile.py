@@ -26,38 +26,99 @@ async def operator() -> AsyncIterator[Operator]:
 async def test_a_new_idle_binding_gets_its_children_and_no_pod(operator: Operator) -> None:
     operator.submit()
     await operator.reconcile()
-    assert operator.kube.writes[:4] == [
-        "apply ConfigMap flowbinding-operator",
-        "apply Deployment flowbinding-autoscaler",
+    assert operator.kube.writes == [
         "apply Deployment flowbinding-operator",
-        "apply Deployment flowbinding-autoscaler",
+        "apply ConfigMap flowbinding-operator",
     ]
+    assert operator.kube.reads == []
     assert operator.deployment["spec"]["replicas"] == 0
-    owned = owners(operator.deployment)
-    assert owned["flowbinding-autoscaler"] == {"f:replicas"}
-    assert "f:replicas" not in owned["flowbinding-operator"]
-    await operator.poll()
+    assert await operator.poll() == ["status"]
+    assert len(operator.kube.events) == 1
     assert operator.condition("Ready") == ("True", "Ready")
     assert operator.condition("WorkersAvailable") == ("True", "ScaledToZero")
     assert operator.status["lag"] == 0
 
 
+async def test_a_kafka_that_says_nothing_is_told_of_a_new_binding(operator: Operator) -> None:
+    operator.submit()
+    assert await operator.reconcile() == 5
+    assert operator.status == {}
+    operator.now += 5
+    await operator.reconcile()
+    assert operator.condition("Ready") == ("Unknown", "Reconciling")
+
+
+async def test_the_replicas_go_over_to_the_autoscaler_before_the_operator_lets_go_of_them(
+    operator: Operator,
+) -> None:
+    operator.submit()
+    for _ in range(2):
+        await operator.poll()
+    operator.submit(worker={"image": "worker:2"})
+    await operator.reconcile()
+    assert operator.kube.writes[:3] == [
+        "apply ConfigMap flowbinding-operator",
+        "apply Deployment flowbinding-autoscaler",
+        "apply Deployment flowbinding-operator",
+    ]
+    owned = owners(operator.deployment)
+    assert owned["flowbinding-autoscaler"] == {"f:replicas"}
+    assert "f:replicas" not in owned["flowbinding-operator"]
+    assert operator.deployment["spec"]["replicas"] == 0
+
+
+async def test_what_is_there_before_a_new_binding_is_looked_at_and_taken_over_if_it_is_its_own(
+    operator: Operator,
+) -> None:
+    """As after an operator that was killed before it could tell anything."""
+    operator.submit()
+    await operator.reconcile()
+    assert operator.status == {}
+    operator.link.produce("orders", 6000)
+    await operator.poll()
+    operator.kube.objects["FlowBinding", "shop", "risk"].pop("status")
+    await anew(operator)
+    operator.deployments.drop("shop/risk-worker")
+    assert await operator.reconcile() == 0
+    await operator.reconcile()
+    assert operator.kube.writes == []
+    assert operator.deployment["spec"]["replicas"] == 10
+    await operator.poll()
+    assert operator.deployment["spec"]["replicas"] == 10
+    assert operator.condition("Ready")[0] == "True"
+
+
+async def test_an_api_server_that_takes_no_version_of_what_it_creates_costs_only_time(
+    operator: Operator,
+) -> None:
+    async def strict(manifest: Any, *, create: bool = False, **how: Any) -> Object:
+        if create:
+            raise KubeError("resourceVersion must not be set", status=409)
+        return await FakeKube.apply(operator.kube, manifest, **how)
+
+    operator.kube.apply = strict  # type: ignore[method-assign]
+    operator.submit()
+    await operator.reconcile()
+    assert operator.deployment["spec"]["replicas"] == 0
+    assert operator.kube.find("ConfigMap", "risk-worker")
+
+
 async def test_cut_short_at_any_write_no_pod_starts_and_the_next_reconcile_goes_on(
     operator: Operator,
 ) -> None:
-    for survivors in range(4):
+    for survivors in range(2):
         await operator.lag.close()
         operator.kube.objects.clear()
         operator.restart()
         operator.submit()
         left = survivors
 
-        async def failing(manifest: Any, *, manager: str = "flowbinding-operator") -> Object:
+        async def failing(manifest: Any, **how: Any) -> Object:
             nonlocal left
             if left == 0:
                 raise KubeError("gone away", status=0)
             left -= 1
-            return await FakeKube.apply(operator.kube, manifest, manager=manager)
+            return await FakeKube.apply(operator.kube, manifest, **how)
 
         operator.kube.apply = failing  # type: ignore[method-assign]
         with pytest.raises(KubeError):
@@ -67,7 +128,7 @@ async def test_cut_short_at_any_write_no_pod_starts_and_the_next_reconcile_goes_
         operator.restart()
         await operator.reconcile()
         assert operator.deployment["spec"]["replicas"] == 0
-        assert owners(operator.deployment)["flowbinding-autoscaler"] == {"f:replicas"}
+        assert operator.kube.find("ConfigMap", "risk-worker")
 
 
 async def test_nothing_changed_means_no_writes(operator: Operator) -> None:
@@ -162,7 +223,7 @@ async def test_drift_is_repaired(operator: Operator) -> None:
     live["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:1"
     operator.touch(live)
     await operator.reconcile()
-    assert operator.kube.writes == ["apply Deployment flowbinding-operator"]
+    assert operator.kube.writes[-1] == "apply Deployment flowbinding-operator"
     containers = operator.deployment["spec"]["template"]["spec"]["containers"]
     assert containers[0]["image"] == "worker:1"
     live = operator.deployment

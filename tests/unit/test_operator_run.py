@@ -7,13 +7,13 @@ import threading
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 from pydantic_settings import CliApp
 
 from flowbinding_operator import logs, main
 from flowbinding_operator.app import App
 from flowbinding_operator.http import application, serving
 from flowbinding_operator.kube import KubeClient, KubeError
+from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.settings import Settings
 from flowbinding_operator.store import Cache, key_of
 from flowbinding_operator.watchdog import Watchdog
@@ -84,12 +84,16 @@ def test_kopf_writes_nothing() -> None:
 
 async def test_pages() -> None:
     problems: list[str] = []
-    app = application(lambda: problems, lambda: ["not started yet"], CollectorRegistry())
+    app = application(lambda: problems, lambda: ["not started yet"], Metrics().registry)
     async with serving(app, "127.0.0.1", 0) as port, httpx.AsyncClient() as client:
         url = f"http://127.0.0.1:{port}"
         assert (await client.get(f"{url}/livez")).status_code == 200
         assert (await client.get(f"{url}/readyz")).status_code == 500
-        assert (await client.get(f"{url}/metrics")).status_code == 200
+        assert "flowbinding_operator_bindings 0.0" in (await client.get(f"{url}/metrics")).text
+        chosen = {"name[]": ["process_cpu_seconds_total", "flowbinding_operator_leader"]}
+        some = (await client.get(f"{url}/metrics", params=chosen)).text
+        series = [line.split()[0] for line in some.splitlines() if not line.startswith("#")]
+        assert sorted(series) == sorted(chosen["name[]"])
         problems.append("the lag loop of k:1 makes no progress")
         answer = await client.get(f"{url}/livez")
         assert (answer.status_code, answer.text.strip()) == (500, problems[0])

@@ -167,8 +167,10 @@ async def test_secrets_that_may_not_be_read_are_a_condition(
 
 
 async def test_a_deployment_that_may_not_be_read_is_a_condition(operator: Operator) -> None:
+    await started(operator)
+    del operator.kube.objects["Deployment", "shop", "risk-worker"]
+    operator.deployments.drop("shop/risk-worker")
     operator.kube.forbidden = {"Deployment"}
-    operator.submit()
     assert await operator.reconcile() == 15
     assert operator.kube.writes == ["status"]
     assert operator.condition("Ready") == ("False", "ApplyRefused")
@@ -176,7 +178,7 @@ async def test_a_deployment_that_may_not_be_read_is_a_condition(operator: Operat
     assert "deployments is forbidden" in message(operator)
     operator.kube.forbidden.clear()
     await operator.reconcile()
-    assert operator.deployment["spec"]["replicas"] == 0
+    assert operator.deployment["spec"]["replicas"] == 2
 
 
 async def test_pods_that_may_not_be_read_stop_nothing(operator: Operator) -> None:
