@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -77,6 +78,13 @@ class Engine:
             os._exit(int(rest))
         elif word == "segfault":
             ctypes.string_at(0)
+        elif word == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "hog":
+            try:
+                _ = b"x" * int(rest)
+            except MemoryError as error:
+                raise ValueError("Error running graph: inner") from error
         elif word == "grow":
             self.kept = b"x" * int(rest)
         elif word == "strange":

@@ -43,9 +43,10 @@ def section(rates: Sequence[Rate], size: int, machine: Sequence[str]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Put the section in its place in the file, or at its end."""
+    """Put a section, with its marks, in its place in the file, or at its end."""
     old = path.read_text() if path.exists() else "# Benchmarks\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
+    mark, *_, last = text.splitlines()
+    before, begin, rest = old.partition(mark)
+    after = rest.partition(last)[2] if begin else "\n"
     gap = "" if begin else "\n"
     path.write_text(f"{before}{gap}{text}{after}")

@@ -100,6 +100,13 @@ RequestTemplate = Annotated[
 ]
 """A template that sees the rendered input and session as well."""
 
+HeaderTemplate = Annotated[
+    str,
+    StringConstraints(max_length=8192),
+    AfterValidator(lambda text: checked_template(text, REQUEST_NAMES)),
+]
+"""The same for a header, which servers take up to about this length."""
+
 ResultTemplate = Annotated[
     str,
     StringConstraints(max_length=65536),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_origin
 
 import yaml
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 from flowbinding_api.base import DNS_LABEL, DNS_SUBDOMAIN, ApiModel, Rule
 from flowbinding_api.errors import InvalidBindingError, Problem
 from flowbinding_api.schedule import MAX_SCHEDULED_NAME
-from flowbinding_api.spec import FlowBindingSpec
+from flowbinding_api.spec import REPLAY_GROUPS, REPLAY_SUFFIX, FlowBindingSpec
 
 GROUP = "flowbinding.io"
 VERSION = "v1alpha1"
@@ -90,6 +91,16 @@ class FlowBinding(ApiModel):
             lambda binding: (
                 binding["spec"]["source"].get("schedule") is None
                 or len(binding["metadata"]["name"]) <= MAX_SCHEDULED_NAME
+            ),
+        ),
+        Rule(
+            "has(self.spec.source.consumerGroup) ||"
+            f" !self.metadata.name.endsWith('{REPLAY_SUFFIX}')",
+            f"must not end with {REPLAY_SUFFIX} without spec.source.consumerGroup: {REPLAY_GROUPS}",
+            "metadata.name",
+            lambda binding: (
+                binding["spec"]["source"].get("consumerGroup") is not None
+                or not binding["metadata"]["name"].endswith(REPLAY_SUFFIX)
             ),
         ),
     )
@@ -213,14 +224,13 @@ def _broken_rules(model: type[ApiModel], given: Any, path: str) -> Iterator[Prob
         return
     prefix = f"{path}." if path else ""
     view = {}
-    for name, info in model.model_fields.items():
-        alias = info.alias or name
-        view[alias] = given[alias] if alias in given else _plain_default(info)
-        inner, value = model_in(info.annotation), given.get(alias)
+    for alias, default, inner, keyed in _fields(model):
+        value = given.get(alias)
+        view[alias] = given.get(alias, default)
         if inner is not None and isinstance(value, list):
             for index, item in enumerate(value):
                 yield from _broken_rules(inner, item, f"{prefix}{alias}[{index}]")
-        elif inner is not None and get_origin(info.annotation) is dict:
+        elif inner is not None and keyed:
             for key, item in value.items() if isinstance(value, Mapping) else ():
                 yield from _broken_rules(inner, item, f"{prefix}{alias}.{key}")
         elif inner is not None:
@@ -230,6 +240,29 @@ def _broken_rules(model: type[ApiModel], given: Any, path: str) -> Iterator[Prob
         with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
             if not rule.holds(view):
                 yield Problem(f"{prefix}{rule.field}" if rule.field else path, rule.message)
+
+
+class _Field(NamedTuple):
+    """What rules need to know of a field: its default as plain data, and the model within it."""
+
+    alias: str
+    default: Any
+    inner: type[ApiModel] | None
+    keyed: bool
+
+
+@functools.cache
+def _fields(model: type[ApiModel]) -> tuple[_Field, ...]:
+    # Once for each model: finding it out took more time than all else of parsing.
+    return tuple(
+        _Field(
+            info.alias or name,
+            _plain_default(info),
+            model_in(info.annotation),
+            get_origin(info.annotation) is dict,
+        )
+        for name, info in model.model_fields.items()
+    )
 
 
 def _plain_default(info: FieldInfo) -> Any:

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 from flowbinding_api.base import (
     CERTIFICATE_AND_KEY,
     ApiModel,
+    HeaderTemplate,
     RequestTemplate,
     RequestTree,
     Rule,
@@ -68,7 +69,7 @@ class Http(ApiModel):
     """Template of the path below spec.flow.url, with a query if need be. What its expressions
     give is percent-encoded; the filter `safe` prevents that. Variables: those of spec.flow.input,
     and input, session, flow (spec.flow.id)."""
-    headers: Annotated[dict[str, RequestTemplate], Field(max_length=32)] = Field(
+    headers: Annotated[dict[str, HeaderTemplate], Field(max_length=32)] = Field(
         default_factory=dict
     )
     """Headers by name, beside the preset's; values are templates, with the same variables. Secrets

@@ -90,6 +90,15 @@ class LocalOptions(ApiModel):
     max_memory_growth: SizeLimit = "256Mi"
     """A process is replaced when it has grown by so much since it loaded the flow. "0" for
     never."""
+    max_memory: SizeLimit = "0"
+    """What a process may take beyond what it has once it has loaded the flow. A component that asks
+    for more gets a MemoryError, and its message fails. "0" for no limit but the container's, where
+    the kernel may end the whole worker."""
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """`max_memory` in bytes."""
+        return size_in_bytes(self.max_memory)
 
     @property
     def max_growth_bytes(self) -> int:

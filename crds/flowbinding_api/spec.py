@@ -81,6 +81,12 @@ class OnTimeout(StrEnum):
     DEAD_LETTER = "DeadLetter"
 
 
+REPLAY_SUFFIX = ".replay"
+"""Ends the name of the group that keeps the progress of a binding's replays."""
+
+REPLAY_GROUPS = "such groups keep which dead letters of another binding were replayed"
+
+
 class Source(ApiModel):
     """Where messages come from."""
 
@@ -115,6 +121,12 @@ class Source(ApiModel):
             "(!has(self.consumerGroup) || self.consumerGroup == oldSelf.consumerGroup)",
             "cannot be changed; create a new binding",
             "consumerGroup",
+        ),
+        Rule(
+            f"!has(self.consumerGroup) || !self.consumerGroup.endsWith('{REPLAY_SUFFIX}')",
+            f"must not end with {REPLAY_SUFFIX}: {REPLAY_GROUPS}",
+            "consumerGroup",
+            lambda source: not (source["consumerGroup"] or "").endswith(REPLAY_SUFFIX),
         ),
     )
 

@@ -23,7 +23,21 @@ _MAX_SIZING = 1_000_000
 """Largest integer argument of the filters below: a width or a count."""
 _MAX_PRECISION = 1_000
 
+_TEXTS = (str, bytes)
+_NUMBERS = (int, float, type(None))
+_LISTS = (list, tuple, set, frozenset)
+
+_EACH = 8
+"""What an item weighs beside its characters: in memory it is a reference at least."""
+
 _SIZING_FILTERS = frozenset({"batch", "center", "indent", "slice", "truncate"})
+_TAKING_APART = frozenset(
+    {
+        *("batch", "groupby", "join", "list", "map", "max", "min", "reject", "select", "slice"),
+        *("sort", "title", "unique"),
+    }
+)
+"""Filters that make an item of each character, or word, of a text."""
 _PERCENT_FIELD = re.compile(r"%(?:\([^)]*\))?[ #+\-0]*([0-9]*)(?:\.([0-9]+))?")
 _BRACE_FIELD = re.compile(r"\{[^{}]*[{}]")
 _NUMBER = re.compile(r"[0-9]+")
@@ -41,20 +55,23 @@ def check(size: int) -> None:
 
 def weight(value: Any) -> int:
     """Characters that `value` has when written out, roughly; stops counting beyond the limit."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, _TEXTS):
         return len(value)
-    if not isinstance(value, Mapping | list | tuple | set | frozenset):
-        return 8
     total = 0
-    pending: list[Any] = [value]
+    pending: list[Any] = [(value,)]
+    # By class, as this runs for every item of every list in a template.
     while pending and total <= MAX_SIZE:
-        item = pending.pop()
-        total += len(item) if isinstance(item, str | bytes) else 8
-        if isinstance(item, Mapping):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, list | tuple | set | frozenset):
-            pending.extend(item)
+        for item in pending.pop():
+            if isinstance(item, _TEXTS):
+                total += _EACH + len(item)
+            else:
+                total += _EACH
+                if isinstance(item, _LISTS):
+                    pending.append(item)
+                elif not isinstance(item, _NUMBERS) and isinstance(item, Mapping):
+                    pending += (item.keys(), item.values())
+            if total > MAX_SIZE:
+                break
     return total
 
 
@@ -87,7 +104,10 @@ def check_method(
     if name in ("format", "format_map"):
         _check_braces(owner, [*args, *kwargs.values()])
     elif name == "join" and args:
+        _check_characters(args[0])
         args = (_checked_join(owner, args[0]),)
+    elif name in ("rsplit", "split", "splitlines"):
+        _check_split(owner, _given(args, kwargs, 0, "sep") if name != "splitlines" else None)
     elif name == "replace" and len(args) >= 2:
         _check_replace(owner, args[0], args[1])
     elif name in ("center", "ljust", "rjust", "zfill"):
@@ -104,6 +124,8 @@ def check_filter(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     for argument in (*args, *kwargs.values()):
         check(weight(argument))
         _check_sizing(name, argument)
+    if name in _TAKING_APART and args:
+        _check_characters(args[0])
     special = _SPECIAL.get(name)
     return args if special is None else special(args, kwargs)
 
@@ -161,6 +183,20 @@ def _check_replace(text: str, old: Any, new: Any) -> None:
         check(len(text) + text.count(old) * len(new))
 
 
+def _check_split(text: str, separator: Any) -> None:
+    """Refuse to make a list of very many short texts; of white space there may be all too much."""
+    if isinstance(separator, str) and separator:
+        check(len(text) + _EACH * (text.count(separator) + 1))
+    else:
+        _check_characters(text)
+
+
+def _check_characters(value: Any) -> None:
+    """Refuse to take a long text apart."""
+    if isinstance(value, _TEXTS) and (1 + _EACH) * len(value) > MAX_SIZE:
+        raise SecurityError(f"a text of {len(value):,} characters is too long to be taken apart")
+
+
 def _format(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     _check_percent(str(args[0]), [*args[1:], *kwargs.values(), *([kwargs] if kwargs else [])])
     return args
@@ -212,6 +248,12 @@ def _int(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     return args
 
 
+def _urlencode(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    # Three characters for each of up to four bytes.
+    check(12 * weight(args[0]))
+    return args
+
+
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
     return args[place] if len(args) > place else kwargs.get(name)
 
@@ -225,4 +267,5 @@ _SPECIAL = {
     "replace": _replace,
     "slice": _slice,
     "sum": _sum,
+    "urlencode": _urlencode,
 }

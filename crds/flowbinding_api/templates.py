@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import GeneratorType
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ from flowbinding_api.template_limits import (
 __all__ = [
     "MAX_SECONDS",
     "MAX_SIZE",
+    "MAX_TEMPLATE",
     "MESSAGE_NAMES",
     "REQUEST_NAMES",
     "RESULT_NAMES",
@@ -56,6 +57,9 @@ MAX_SECONDS = 1.0
 
 MAX_MADE = 8 * MAX_SIZE
 """Characters that one rendering may make in all, what it throws away included."""
+
+MAX_TEMPLATE = 65_536
+"""Characters of a template in a manifest, or of all in one tree of data."""
 
 _LARGE = 4096
 
@@ -239,7 +243,7 @@ def checked_template(text: str, names: Collection[str] = MESSAGE_NAMES) -> str:
     Raises:
         ValueError: With line and reason, when it is no template, or uses what there is not.
     """
-    return _checked(text, "template", names)
+    return _checked(text, "template", frozenset(names))
 
 
 def checked_expression(text: str, names: Collection[str] = MESSAGE_NAMES) -> str:
@@ -252,10 +256,12 @@ def checked_expression(text: str, names: Collection[str] = MESSAGE_NAMES) -> str
     Raises:
         ValueError: With line and reason, when it is no expression, or uses what there is not.
     """
-    return _checked(text, "expression", names)
+    return _checked(text, "expression", frozenset(names))
 
 
-def _checked(text: str, what: str, names: Collection[str]) -> str:
+# The operator parses each binding at each reconcile, and many bindings say the same.
+@functools.lru_cache(maxsize=1024)
+def _checked(text: str, what: str, names: frozenset[str]) -> str:
     try:
         if what == "expression":
             _CHECKER.compile_expression(text)
@@ -268,7 +274,9 @@ def _checked(text: str, what: str, names: Collection[str]) -> str:
     except TemplateSyntaxError as error:
         raise ValueError(f"{what} line {error.lineno}: {error.message}") from None
     except _TOO_DEEP:
-        raise ValueError(f"{what}: nested too deeply") from None
+        raise ValueError(f"the {what} is nested too deeply") from None
+    except ValueError:
+        raise ValueError(f"the {what} has a number of too many digits") from None
     return text
 
 
@@ -285,24 +293,35 @@ def _check_nodes(template: nodes.Template, names: Collection[str]) -> None:
             raise TemplateSyntaxError(f"unknown name {node.name!r}; known are {known}", node.lineno)
 
 
-def checked_leaves(value: Any, names: Collection[str] = MESSAGE_NAMES, path: str = "") -> Any:
+def checked_leaves(value: Any, names: Collection[str] = MESSAGE_NAMES) -> Any:
     """`value` itself, after every string anywhere in it was checked as a template.
 
     Raises:
-        ValueError: Naming the path below `value` as well.
+        ValueError: Naming the path below `value` as well; also when the templates are longer than
+            `MAX_TEMPLATE` together: to compile a megabyte takes 13 s and 850 MB.
     """
-    if isinstance(value, str):
+    size = 0
+    for path, text in _leaves(value):
+        size += len(text) if any(mark in text for mark in _MARKS) else 0
+        if size > MAX_TEMPLATE:
+            raise ValueError(f"the templates have more than {MAX_TEMPLATE:,} characters in all")
         try:
-            checked_template(value, names)
+            checked_template(text, names)
         except ValueError as error:
             raise ValueError(f"{path.lstrip('.')}: {error}" if path else str(error)) from None
+    return value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every string, with the path that leads to it."""
+    if isinstance(value, str):
+        yield path, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            checked_leaves(item, names, f"{path}.{key}")
+            yield from _leaves(item, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            checked_leaves(item, names, f"{path}[{index}]")
-    return value
+            yield from _leaves(item, f"{path}[{index}]")
 
 
 def check_size(value: Any) -> None:
@@ -331,6 +350,8 @@ def _text(value: Any) -> Any:
 def _tojson(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
+
+_MARKS = ("{{", "{%", "{#")
 
 _OTHER_TEMPLATES = (nodes.Extends, nodes.FromImport, nodes.Import, nodes.Include)
 

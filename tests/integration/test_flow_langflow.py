@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flowbinding_api import parse_binding
 from flowbinding_api.flow import Flow
@@ -19,7 +21,11 @@ from flowbinding_worker.flows.langflow import LangflowFlow
 from flowbinding_worker.flows.local import LocalFlow
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Failure, FlowRequest, Partition, ProcessingError, Record
+from integration.langflow import examples
 from integration.langflow.server import LangflowServer, running, serving
+from integration.worker_process import EXECUTABLE, WorkerProcess
+from kafkaio import TopicFactory, produce, read_until
+from testbed import KafkaBroker
 
 FLOWS = Path(__file__).parent / "langflow" / "flows"
 DATA = {"text": "data:hi", "score": 0.5, "tags": ["a", "b"]}
@@ -33,8 +39,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[LangflowServer]:
-    with running({path.stem: path for path in sorted(FLOWS.glob("*.json"))}) as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LangflowServer]:
+    files = {path.stem: path for path in sorted(FLOWS.glob("*.json"))}
+    with running(files | examples.flow_files(tmp_path_factory.mktemp("flows"))) as server:
         yield server
 
 
@@ -360,3 +367,54 @@ async def test_the_operator_finds_out_what_is_there(
         found = prober.result(name)
         assert found is not None
         assert f"{found.status}: {found.message}".startswith(expected)
+
+
+@pytest.fixture
+def example_key(tmp_path: Path, server: LangflowServer) -> Path:
+    """A worker's secrets, with the key as the examples name it."""
+    (tmp_path / "secrets" / "langflow").mkdir(parents=True)
+    (tmp_path / "secrets" / "langflow" / "api-key").write_text(server.api_key)
+    return tmp_path / "secrets"
+
+
+async def test_the_examples_with_a_server(
+    server: LangflowServer,
+    kafka: KafkaBroker,
+    topic: TopicFactory,
+    tmp_path: Path,
+    example_key: Path,
+) -> None:
+    found = examples.manifests()
+    assert found.keys() == {"consumer", "schedule"}
+
+    source, output = await topic(), await topic(1)
+    spec = {"source": {"topic": source, "consumerGroup": "consumer"}, "output": {"topic": output}}
+    document = examples.pointed_at(found["consumer"], server, kafka.bootstrap, **spec)
+    messages = (examples.EXAMPLES / "consumer" / "messages.txt").read_bytes().splitlines()
+    await produce(kafka.bootstrap, source, [(None, message) for message in messages])
+    async with WorkerProcess(tmp_path, document) as worker:
+        written = await read_until(kafka.bootstrap, output, len(messages))
+        assert await worker.terminate() == 0
+    assert {json.loads(record.value)["result"] for record in written} == {
+        "Answer in one sentence.\n\nQuestion: How do I reset my password?",
+        "Answer in three words.\n\nQuestion: Where is my order?",
+        "Answer in one sentence.\n\nQuestion: Plain text is a message, too.",
+    }
+
+    nightly = await topic(1)
+    spec = {"output": {"topic": nightly}}
+    document = examples.pointed_at(found["schedule"], server, kafka.bootstrap, **spec)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [str(EXECUTABLE), "run", "--once", "--file", "-"],
+        input=yaml.safe_dump(document),
+        env={"PATH": "/usr/bin", "FLOWBINDING_SECRETS": str(example_key)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [record] = await read_until(kafka.bootstrap, nightly, 1)
+    answer = json.loads(record.value)
+    assert answer["result"] == "Answer in five lines.\n\nQuestion: Write the daily digest"
+    assert answer["sessionId"].startswith("digest-")

@@ -148,3 +148,12 @@ def test_a_name_that_fits_no_label_is_refused() -> None:
     with pytest.raises(InvalidBindingError) as error:
         parse_binding(manifest({"metadata": {"name": "n" * 57}}))
     assert error.value.problems[0].path == "metadata.name"
+
+
+def test_a_name_that_makes_a_group_of_replays_is_refused() -> None:
+    named = {"metadata": {"name": "orders.replay"}}
+    with pytest.raises(InvalidBindingError) as error:
+        parse_binding(manifest(named))
+    assert error.value.problems[0].path == "metadata.name"
+    own = parse_binding(manifest(named, source={"topic": "in", "consumerGroup": "orders"}))
+    assert own.consumer_group == "orders"

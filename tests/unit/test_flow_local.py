@@ -152,6 +152,7 @@ async def test_global_variables_go_with_each_run(path: Path, engine: StandIn) ->
         ({"processes": 8}, 10, (8, 14, 10_000, 256 * 1024**2)),
         ({"processes": 8}, 3, (3, 7, 10_000, 256 * 1024**2)),
         ({"maxRunsPerProcess": 1, "maxMemoryGrowth": "0"}, 1, (1, 5, 1, 0)),
+        ({"maxMemory": "1Gi"}, 1, (1, 5, 10_000, 256 * 1024**2, 1024**3)),
     ],
 )
 async def test_how_many_processes(
@@ -295,6 +296,14 @@ async def test_an_engine_that_is_there_is_used(path: Path) -> None:
             True,
         ),
         (
+            RunError(Fault.MEMORY, "Unable to allocate 8 GiB", stuck=True),
+            Failure.TRANSIENT,
+            "FlowFailing",
+            "a component asked for more memory than spec.flow.local.maxMemory (2Gi) leaves:"
+            " Unable to allocate 8 GiB",
+            False,
+        ),
+        (
             ProcessEndedError("the process that ran the flow was killed by SIGSEGV"),
             Failure.TRANSIENT,
             "FlowFailing",
@@ -342,7 +351,7 @@ async def test_failing_runs(
     unknown: bool,
 ) -> None:
     engine.fails = fault
-    error = await refused(make(path))
+    error = await refused(make(path, local={"maxMemory": "2Gi"}))
     assert (error.failure, error.reason) == (failure, reason)
     assert says in str(error)
     assert error.outcome_unknown is unknown

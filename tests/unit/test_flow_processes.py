@@ -145,6 +145,8 @@ async def test_a_process_that_is_blocked_is_killed_and_its_messages_run_alone_ne
     [
         ("exit 3", "the process that ran the flow ended with exit code 3"),
         ("segfault", "the process that ran the flow was killed by SIGSEGV"),
+        # As the kernel does when memory runs out.
+        ("killed", r"was killed by SIGKILL \(out of memory, or killed from outside\)$"),
     ],
 )
 async def test_a_crash_costs_the_runs_of_its_process_once(
@@ -186,6 +188,21 @@ async def test_a_process_is_replaced_after_so_many_runs_or_so_much_growth(forks:
     await bench.run(f"grow {80 * 1024 * 1024}")
     assert await bench.pid() != before
     await gone(before)
+
+
+async def test_a_run_that_wants_too_much_memory_fails_alone(forks: Forks) -> None:
+    mebibyte = 1024 * 1024
+    bench = Bench(forks, max_memory=64 * mebibyte)
+    assert await bench.run(f"hog {40 * mebibyte}") == f"n: hog {40 * mebibyte}"
+    before = await bench.pid()
+    neighbour = await bench.begin("sleep 0.4")
+    with pytest.raises(RunError) as raised:
+        await bench.run(f"hog {512 * mebibyte}", "hog")
+    assert (raised.value.fault, raised.value.stuck) == (Fault.MEMORY, True)
+    assert await neighbour == "n: sleep 0.4"
+    assert await bench.pid() != before, "a process that has met its limit is replaced"
+    # No thread takes of it what it never uses.
+    await asyncio.gather(*(bench.run("meet") for _ in range(8)))
 
 
 async def test_a_run_that_nobody_wants_any_more_ends(forks: Forks) -> None:

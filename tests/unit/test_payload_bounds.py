@@ -6,7 +6,9 @@ import pytest
 
 from flowbinding_api.templates import (
     MAX_SIZE,
+    MAX_TEMPLATE,
     checked_expression,
+    checked_leaves,
     checked_template,
     environment,
 )
@@ -165,6 +167,106 @@ def test_nothing_is_computed_while_compiling(bomb: str) -> None:
 def test_what_cannot_be_bounded_does_not_exist(text: str) -> None:
     with pytest.raises(ValueError, match=r"template line 1: (No filter named|unknown name) '"):
         checked_template(text)
+
+
+LONG = "x " * (MAX_SIZE // 2)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        *(f"{{{{ long | {name} | length }}}}" for name in ("list", "sort", "title", "max")),
+        *("{{ long | unique | first }}", "{{ long | groupby(0) }}", "{{ long | batch(2) | list }}"),
+        *("{{ long | join(',') }}", "{{ long | map('upper') | list }}", "{{ ','.join(long) }}"),
+        *("{{ long.split() }}", "{{ long.rsplit(none, 9) }}", "{{ long.splitlines() }}"),
+    ],
+)
+def test_a_long_text_is_not_taken_apart(bomb: str) -> None:
+    # 21 s and 1.6 GB before this was refused.
+    with pytest.raises(ProcessingError, match="10,485,760 characters is too long to be taken"):
+        TextTemplate(environment(), "f", bomb).render({"long": LONG})
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{{ long.split(' ') }}",
+        "{{ long.rsplit(sep='x') }}",
+        "{{ (long[:1000000] * 8).split('x ') }}",
+        "{{ long | urlencode }}",
+        "{{ {'a': long} | urlencode }}",
+        "{{ short | length }}",
+    ],
+)
+def test_very_many_short_texts_are_too_large(bomb: str) -> None:
+    variables = {"long": LONG, "short": ["x"] * (MAX_SIZE // 8)}
+    with pytest.raises(ProcessingError, match="a value would exceed 10 MiB"):
+        TextTemplate(environment(), "f", bomb).render(variables)
+
+
+def test_what_fits_a_message_of_kafkas_default_size_is_taken_apart() -> None:
+    template = (
+        "{{ text | list | length }} {{ text.split() | length }} {{ text.split(' ') | length }}"
+    )
+    text = "x " * 500_000
+    rendered = TextTemplate(environment(seconds=30), "f", template).render({"text": text})
+    assert rendered == "1000000 500000 500001"
+
+
+def test_a_tree_of_templates_is_as_long_as_one_template() -> None:
+    half = "{{ 1 }}".ljust(MAX_TEMPLATE // 2)
+    tree = {"a": [half, "no template".ljust(MAX_TEMPLATE)], "b": {"c": half}}
+    assert checked_leaves(tree) == tree
+    # 13 s and 850 MB for the operator, which compiles every tenant's templates, if it could be
+    # a megabyte.
+    with pytest.raises(ValueError, match="the templates have more than 65,536 characters in all"):
+        checked_leaves({**tree, "d": "{{ 1 }}"})
+
+
+def test_a_number_that_python_does_not_read_is_a_problem_of_the_manifest() -> None:
+    with pytest.raises(ValueError, match=r"^the template has a number of too many digits$"):
+        checked_template("{{ " + "9" * 5_000 + " }}")
+
+
+ESCAPES = {
+    "a class": "{{ ''.__class__ }}",
+    "a class as an item": "{{ ''['__class__'] }}",
+    "a class by filter": "{{ value | attr('__class__') }}",
+    "a class by map": "{{ [value] | map(attribute='__class__') | list }}",
+    "a class by a filter's name": "{{ ['x'] | map('attr', '__class__') | list }}",
+    "a class by groupby": "{{ ['x'] | groupby('__class__') }}",
+    "a class by format": "{{ '{0.__class__}'.format(1) }}",
+    "a class by format_map": "{{ '{a.__class__}'.format_map({'a': 1}) }}",
+    "a class by a kept format": "{% set f = '{0.__class__.__mro__}'.format %}{{ f(1) }}",
+    "a class by safe text": "{{ ('{0.__class__}' | safe).format(1) }}",
+    "a base": "{{ dict.__base__ }}",
+    "the template": "{{ self._TemplateReference__context }}",
+    "its constructor": "{{ self.__init__.__globals__ }}",
+    "a cycler's module": "{{ cycler.__init__.__globals__.os }}",
+    "a joiner's module": "{{ joiner.__init__.__globals__.os }}",
+    "a namespace's module": "{{ namespace.__init__.__globals__ }}",
+    "a loop's list": "{% for i in [1] %}{{ loop._iterable }}{% endfor %}",
+    "a macro's function": "{% macro m() %}{% endmacro %}{{ m._func.__globals__ }}",
+    "a macro's environment": "{% macro m() %}{% endmacro %}{{ m._environment }}",
+    "a generator's frame": "{{ ([1] | map('string')).gi_frame }}",
+    "a generator's code": "{{ ([1] | select).gi_code }}",
+    "a list that is changed": "{{ value.append(1) }}",
+}
+
+
+@pytest.mark.parametrize("text", ESCAPES.values(), ids=ESCAPES)
+def test_there_is_no_way_out(text: str) -> None:
+    template = TextTemplate(environment(), "f", checked_template(text))
+    with pytest.raises(
+        ProcessingError, match=r"access to attribute '\w+' of '\w+' object is unsafe"
+    ):
+        template.render({"value": [1]})
+
+
+@pytest.mark.parametrize("name", ["environment", "request", "config", "context", "resolve"])
+def test_names_of_the_generated_code_are_unknown(name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown name '{name}'"):
+        checked_template(f"{{{{ {name} }}}}")
 
 
 @pytest.mark.parametrize("bomb", ["{{ [text] * 1000 }}", "{{ [[text] * 10] * 100 }}"])

@@ -164,6 +164,12 @@ class LocalFlow:
                 " stopped; outcome unknown",
                 Reason.FLOW_TIMEOUT,
             )
+        if error.fault is Fault.MEMORY:
+            limit = (self._flow.local or LocalOptions()).max_memory
+            return run_failed(
+                "a component asked for more memory than spec.flow.local.maxMemory"
+                f" ({limit}) leaves: {error}"
+            )
         if error.fault in (Fault.UNFIT, Fault.PROTECTED):
             return self._unfit(error)
         return self._repairable(error) or run_failed(str(error))
@@ -204,6 +210,7 @@ def _settings(options: LocalOptions, slots: int) -> Settings:
         threads=slots + _SPARE_THREADS,
         max_runs=options.max_runs_per_process,
         max_growth=options.max_growth_bytes,
+        max_memory=options.max_memory_bytes,
     )
 
 

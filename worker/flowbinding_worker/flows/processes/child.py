@@ -20,6 +20,9 @@ LOADED = 0
 MAX_MESSAGE = 8192
 """Characters kept of an error's words."""
 
+_STACK = 8 * 1024 * 1024
+"""Of a thread; nearly all of it is never used."""
+
 T = TypeVar("T")
 
 
@@ -31,6 +34,7 @@ class Fault(StrEnum):
     TIMEOUT: It took too long.
     MISSING: A Python package is missing.
     CODE: A component's code does not compile.
+    MEMORY: The process may not take so much memory.
     RAISED: A component has raised something.
     """
 
@@ -39,6 +43,7 @@ class Fault(StrEnum):
     TIMEOUT = "Timeout"
     MISSING = "Missing"
     CODE = "Code"
+    MEMORY = "Memory"
     RAISED = "Raised"
 
 
@@ -78,6 +83,8 @@ class _Server:
             return
         asyncio.get_running_loop().set_default_executor(_Threads(first["threads"]))
         self._load(first["document"])
+        if first["memory"]:
+            _limit_memory(first["memory"] + first["threads"] * _STACK)
         while (message := await read_frame(reader)) is not None:
             number = message["number"]
             if "cancel" in message:
@@ -109,7 +116,9 @@ class _Server:
             told = {"fault": Fault.RAISED, "message": "cancelled by the flow"}
         finally:
             del self._runs[number]
-        told["stuck"] = any(future.running() for future in threads)
+        # Who has met the limit may also be a neighbour of who has brought it about.
+        limited = told.get("fault") is Fault.MEMORY
+        told["stuck"] = limited or any(future.running() for future in threads)
         self._tell(number, told)
 
     async def _run(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +139,9 @@ class _Server:
         message = str(error) or type(error).__name__
         packages: list[str] = []
         for cause in () if fault is Fault.PROTECTED else _causes(error):
+            if isinstance(cause, MemoryError):
+                fault, message = Fault.MEMORY, str(cause) or "out of memory"
+                break
             if isinstance(cause, ImportError):
                 fault, message = Fault.MISSING, str(cause)
                 packages = self._engine.packages(self._document)
@@ -148,6 +160,18 @@ class _Server:
             message = f"the answer cannot be passed on as JSON: {error}"
             framed = frame(about | {"fault": Fault.RAISED, "message": message})
         self._writer.write(framed)
+
+
+def _limit_memory(more: int) -> None:
+    """Let the process have so many bytes more than it has; the system refuses what is beyond.
+
+    What counts are private pages that can be written, used or not (RLIMIT_DATA). macOS does not
+    hold anybody to it.
+    """
+    if sys.platform == "linux":
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
+            limit = int(file.read().split()[5]) * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

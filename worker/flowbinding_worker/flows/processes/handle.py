@@ -57,6 +57,23 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process may do.
+
+    Attributes:
+        threads: For components that are no coroutines.
+        max_runs: After so many it gets nothing more to do.
+        max_growth: Nor when it has grown by so many bytes; 0 for no limit.
+        max_memory: Bytes that it may allocate beyond what it has after loading; 0 for no limit.
+    """
+
+    threads: int
+    max_runs: int
+    max_growth: int
+    max_memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     answer: asyncio.Future[dict[str, Any]]
     overdue: asyncio.TimerHandle
@@ -68,23 +85,17 @@ class FlowProcess:
     Args:
         fork: The process.
         document: What it loads.
-        threads: For components that are no coroutines.
-        max_runs: After so many it gets nothing more to do.
-        max_growth: Nor when it has grown by so many bytes; 0 for no limit.
+        limits: What it may do.
     """
 
-    def __init__(
-        self, fork: Fork, document: Document, threads: int, max_runs: int, max_growth: int
-    ) -> None:
+    def __init__(self, fork: Fork, document: Document, limits: Limits) -> None:
         self.document = document
         self.retired = False
         """Whether it gets nothing more to do."""
         self.holders = 0
         """Runs that are in it, or about to be."""
         self._fork = fork
-        self._threads = threads
-        self._max_runs = max_runs
-        self._max_growth = max_growth
+        self._limits = limits
         self._calls: dict[int, _Call] = {}
         self._last = LOADED
         self._size = 0
@@ -127,7 +138,7 @@ class FlowProcess:
         message = frame({"number": number, **asked})
         answer = self._expect(number, seconds)
         self._write(message)
-        if number >= self._max_runs:
+        if number >= self._limits.max_runs:
             self.retire()
         try:
             return await answer
@@ -178,7 +189,8 @@ class FlowProcess:
 
     async def _live(self) -> None:
         reader, self._writer = await asyncio.open_connection(sock=self._fork.connection)
-        self._write(frame({"threads": self._threads, "document": self.document.data}))
+        limits = {"threads": self._limits.threads, "memory": self._limits.max_memory}
+        self._write(frame({**limits, "document": self.document.data}))
         reading = asyncio.create_task(self._read(reader))
         try:
             status = await self._fork.ended
@@ -215,7 +227,7 @@ class FlowProcess:
         stuck = bool(message.get("stuck"))
         if number == LOADED:
             self._size = memory
-        grown = 0 < self._max_growth <= memory - self._size
+        grown = 0 < self._limits.max_growth <= memory - self._size
         call = self._calls.get(number)
         if call is not None:
             if "fault" not in message:

@@ -19,6 +19,7 @@ from flowbinding_worker.flows.processes.fork import EngineMissingError, Forks
 from flowbinding_worker.flows.processes.handle import (
     Document,
     FlowProcess,
+    Limits,
     ProcessEndedError,
     RunError,
 )
@@ -37,12 +38,14 @@ class Settings:
         threads: Of each, for components that are no coroutines.
         max_runs: Of a process before it is replaced.
         max_growth: Bytes that a process may grow by before it is replaced; 0 for no limit.
+        max_memory: Bytes that it may allocate beyond what it has after loading; 0 for no limit.
     """
 
     most: int
     threads: int
     max_runs: int
     max_growth: int
+    max_memory: int = 0
 
 
 class Pool:
@@ -159,7 +162,9 @@ class Pool:
             raise EngineMissingError(f"no process can be started: {error.strerror}") from None
         settings = self._settings
         process = FlowProcess(
-            fork, document, settings.threads, settings.max_runs, settings.max_growth
+            fork,
+            document,
+            Limits(settings.threads, settings.max_runs, settings.max_growth, settings.max_memory),
         )
         self._processes.add(process)
         process.gone.add_done_callback(lambda _: self._processes.discard(process))

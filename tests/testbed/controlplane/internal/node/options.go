@@ -22,7 +22,8 @@
 //   - resources: requests and limits are only what the scheduler makes of them;
 //     there is no OOMKilled and no eviction.
 //   - sidecar (restartable init) and ephemeral containers, lifecycle hooks,
-//     gRPC probes, PersistentVolumeClaims, attach, log rotation.
+//     gRPC probes, PersistentVolumeClaims but for those that are bound to a
+//     hostPath, attach, log rotation.
 //
 // It differs from a kubelet on purpose in being quicker: restart back-off is
 // 1 s to 10 s, missing objects are looked for every 2 s, and a startup or

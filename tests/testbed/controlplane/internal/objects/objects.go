@@ -1,4 +1,4 @@
-// Package objects reads what pods refer to: ConfigMaps, Secrets, tokens.
+// Package objects reads what pods refer to: ConfigMaps, Secrets, tokens, claims.
 //
 // Every read goes to the API server. A cache would sometimes be a moment
 // behind, and a pod created right after its ConfigMap would then fail its first
@@ -48,6 +48,25 @@ func (r Reader) Secret(namespace, name string, optional bool) (*corev1.Secret, e
 		return nil, fmt.Errorf("secret %q not found", name)
 	}
 	return object, err
+}
+
+// HostPath returns the directory of the host that a claim is bound to. Other
+// kinds of volumes need drivers, which this node has not.
+func (r Reader) HostPath(namespace, name string) (*corev1.HostPathVolumeSource, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	claim, err := r.Client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	volume, err := r.Client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if volume.Spec.HostPath == nil {
+		return nil, fmt.Errorf("persistentvolume %q is no hostPath", volume.Name)
+	}
+	return volume.Spec.HostPath, nil
 }
 
 // Token asks for a service-account token bound to the pod.

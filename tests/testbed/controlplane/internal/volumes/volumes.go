@@ -20,6 +20,7 @@ import (
 // Source gives what volumes are made from.
 type Source interface {
 	podenv.Source
+	HostPath(namespace, claim string) (*corev1.HostPathVolumeSource, error)
 	Token(pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (*authenticationv1.TokenRequestStatus, error)
 }
 
@@ -29,12 +30,13 @@ type Volumes struct {
 	dir    string
 	source Source
 	tokens map[string]token
+	paths  map[string]string // of the host, by volume
 	next   time.Time
 }
 
 // New returns the volumes of a pod, below dir. Nothing is made yet.
 func New(pod podenv.Pod, dir string, source Source) *Volumes {
-	return &Volumes{pod: pod, dir: dir, source: source, tokens: map[string]token{}}
+	return &Volumes{pod: pod, dir: dir, source: source, tokens: map[string]token{}, paths: map[string]string{}}
 }
 
 // Error says which volume could not be set up.
@@ -68,7 +70,15 @@ func (v *Volumes) sync(volume *corev1.Volume) error {
 	case volume.EmptyDir != nil:
 		return makeDir(v.path(volume.Name), 0o777)
 	case volume.HostPath != nil:
+		v.paths[volume.Name] = volume.HostPath.Path
 		return hostPath(volume.HostPath)
+	case volume.PersistentVolumeClaim != nil:
+		source, err := v.source.HostPath(v.pod.Namespace, volume.PersistentVolumeClaim.ClaimName)
+		if err != nil {
+			return err
+		}
+		v.paths[volume.Name] = source.Path
+		return hostPath(source)
 	case volume.ConfigMap != nil:
 		s := volume.ConfigMap
 		if err := v.configMap(files, s.Name, s.Items, s.DefaultMode, s.Optional); err != nil {
@@ -163,8 +173,9 @@ func (v *Volumes) mount(m *corev1.VolumeMount, env map[string]string) (sandbox.M
 		return sandbox.Mount{}, fmt.Errorf("volume %q is not there", m.Name)
 	}
 	source, owned := v.path(m.Name), true
-	if volume.HostPath != nil {
-		source, owned = volume.HostPath.Path, false
+	path, ofHost := v.paths[m.Name]
+	if ofHost {
+		source, owned = path, false
 	}
 	sub := m.SubPath
 	if m.SubPathExpr != "" {
@@ -181,8 +192,12 @@ func (v *Volumes) mount(m *corev1.VolumeMount, env map[string]string) (sandbox.M
 	if err != nil {
 		return sandbox.Mount{}, err
 	}
-	fromAPI := volume.EmptyDir == nil && volume.HostPath == nil // read-only always, as in the kubelet
-	return sandbox.Mount{Source: source, Target: m.MountPath, File: !info.IsDir(), ReadOnly: m.ReadOnly || fromAPI, Owned: owned}, nil
+	readOnly := m.ReadOnly
+	if claim := volume.PersistentVolumeClaim; claim != nil {
+		readOnly = readOnly || claim.ReadOnly
+	}
+	fromAPI := volume.EmptyDir == nil && !ofHost // read-only always, as in the kubelet
+	return sandbox.Mount{Source: source, Target: m.MountPath, File: !info.IsDir(), ReadOnly: readOnly || fromAPI, Owned: owned}, nil
 }
 
 func (v *Volumes) find(name string) *corev1.Volume {

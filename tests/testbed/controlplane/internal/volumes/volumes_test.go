@@ -25,6 +25,34 @@ func (i *issuer) Token(*corev1.Pod, *corev1.ServiceAccountTokenProjection) (*aut
 	return &authenticationv1.TokenRequestStatus{Token: fmt.Sprint("token ", i.issued), ExpirationTimestamp: metav1.NewTime(time.Now().Add(500 * time.Millisecond))}, nil
 }
 
+func (i *issuer) HostPath(namespace, claim string) (*corev1.HostPathVolumeSource, error) {
+	return &corev1.HostPathVolumeSource{Path: filepath.Join("/", namespace, claim)}, nil
+}
+
+func TestAClaimIsThePathThatItIsBoundTo(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "claim"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pod := podenv.Pod{Pod: &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: root},
+		Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claim", ReadOnly: true}}}}},
+	}}
+	v := New(pod, t.TempDir(), &issuer{})
+	if _, err := v.Sync(pod); err != nil {
+		t.Fatal(err)
+	}
+	container := &corev1.Container{VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/flows"}}}
+	mounts, err := v.Mounts(container, nil)
+	if err != nil || len(mounts) != 1 {
+		t.Fatal(mounts, err)
+	}
+	if m := mounts[0]; m.Source != filepath.Join(root, "claim") || !m.ReadOnly || m.Owned {
+		t.Error(m)
+	}
+}
+
 func TestTokensAreRenewedBeforeTheyExpire(t *testing.T) {
 	pod := podenv.Pod{Pod: &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}}}}}}
