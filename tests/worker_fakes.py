@@ -15,7 +15,7 @@ from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.offsets import Figures, decode
 from flowbinding_worker.assembly import compose
 from flowbinding_worker.control.flow_control import Call
-from flowbinding_worker.delivery.outbox import Delivery
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Stored, open_spool
 from flowbinding_worker.engine import Engine, Stop
 from flowbinding_worker.job import Job

@@ -34,7 +34,7 @@ def machine() -> list[str]:
     memory = int((_first("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) / 1024**2
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     size = f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB"
-    packages = ("aiokafka", "aiohttp", "httpx", "uvloop")
+    packages = ("aiokafka", "aiohttp", "httpx", "msgspec", "uvloop")
     return [
         f"{size}, Linux {platform.release()}; load averages at the start {load}",
         f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),

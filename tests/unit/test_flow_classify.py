@@ -189,6 +189,13 @@ def test_a_failure_that_quotes_its_message_is_no_throttle(message: str) -> None:
     assert run_failed(message).failure is Failure.TRANSIENT
 
 
+def test_a_database_that_is_locked_is_tried_again_and_shown() -> None:
+    # Langflow with SQLite, at more runs than it takes.
+    error = failure(500, inner("(sqlite3.OperationalError) database is locked"))
+    assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowFailing")
+    assert str(error) == "Langflow answered 500: (sqlite3.OperationalError) database is locked"
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "reason"),
     [

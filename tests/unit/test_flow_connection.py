@@ -73,13 +73,12 @@ async def pool() -> AsyncIterator[ConnectionPool]:
 
 
 async def ask(
-    pool: ConnectionPool, url: httpx.URL, body: bytes = b"{}", **headers: str
+    pool: ConnectionPool, url: httpx.URL, body: bytes = b"{}", seconds: float = 30, **headers: str
 ) -> tuple[int, bytes]:
-    stream = httpx.ByteStream(body)
+    deadline = asyncio.get_running_loop().time() + seconds
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    request = httpx.Request("POST", url, headers=named, stream=stream)
-    response = await pool.handle_async_request(request)
-    return response.status_code, await response.aread()
+    status, _, answer = await pool.send("POST", url, named, body, deadline)
+    return status, answer
 
 
 async def test_what_is_sent(pool: ConnectionPool) -> None:
@@ -109,6 +108,39 @@ async def test_as_many_connections_as_requests_at_once(pool: ConnectionPool) -> 
             (200, b"ok")
         }
         assert server.connections == 8
+
+
+async def test_an_answer_that_does_not_come_in_time(pool: ConnectionPool) -> None:
+    got, hold = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"X-Slow: no" in head:
+            writer.write(OK)
+        else:
+            # It begins, and goes no further.
+            writer.write(OK[:-1])
+            got.set()
+            if b"X-Slow: a bit" in head:
+                await hold.wait()
+                writer.write(OK[-1:])
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(100):
+                pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as sockets:
+        url = httpx.URL(f"http://127.0.0.1:{sockets.sockets[0].getsockname()[1]}")
+        # The first to begin is the last to be late.
+        patient = asyncio.create_task(ask(pool, url, b"", X_Slow="a bit"))
+        await got.wait()
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await ask(pool, url, b"", seconds=0.05, X_Slow="yes")
+        assert await ask(pool, url, b"", X_Slow="no") == (200, b"ok")
+        hold.set()
+        assert await patient == (200, b"ok")
+        await pool.aclose()
 
 
 @pytest.mark.parametrize(

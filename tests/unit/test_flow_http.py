@@ -17,6 +17,7 @@ from aiohttp import web
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from flow_fakes import MockServer
 from flow_http_stand_ins import serving
 from flowbinding_api import parse_binding
 from flowbinding_api.flow import Flow
@@ -76,7 +77,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def client(files: Files, handler: Handler, **fields: Any) -> HttpFlow:
     flow = Flow.model_validate({"backend": "HTTP", "url": "http://scores", **fields})
-    return HttpFlow(flow, files, slots=2, transport=httpx.MockTransport(handler))
+    return HttpFlow(flow, files, slots=2, transport=MockServer(handler))
 
 
 async def sent(files: Files, request: FlowRequest, **fields: Any) -> httpx.Request:

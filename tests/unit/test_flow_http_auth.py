@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flow_fakes import MockServer
 from flowbinding_api.flow import Flow
 from flowbinding_api.flow_http import OAuth2
 from flowbinding_worker.files import Files
@@ -110,7 +111,7 @@ def make(handler: Handler, files: Files, backend: Backend = HttpFlow, **fields: 
         "id": "flow",
         **fields,
     }
-    transport = httpx.MockTransport(handler)
+    transport = MockServer(handler)
     return backend(Flow.model_validate(flow), files, slots=2, transport=transport)
 
 
@@ -309,7 +310,7 @@ class Clock:
 
 def source(files: Files, servers: Handler, clock: Clock, **fields: Any) -> TokenSource:
     oauth = OAuth2.model_validate({**OAUTH, **fields})
-    return TokenSource(oauth, None, files, httpx.MockTransport(servers), clock)
+    return TokenSource(oauth, None, files, MockServer(servers), clock)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +387,30 @@ async def test_an_endpoint_that_does_not_answer_is_no_run_of_unknown_outcome(fil
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
     assert (error.outcome_unknown, error.ran, servers.seen) == (False, False, [])
     assert str(error) == "spec.flow.auth.oauth2.tokenUrl: no answer within 0.05 s"
+
+
+async def test_a_second_call_has_the_time_that_is_left(files: Files) -> None:
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    ended: asyncio.Future[bool] = loop.create_future()
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        if request.url.host != "flows.example":
+            return await servers.token(request)
+        servers.seen.append(None)
+        if len(servers.seen) > 1:
+            await over.wait()
+        # Between the end of the whole time and the end of one that began anew.
+        loop.call_later(0.35, lambda: ended.set_result(run.done() or run.cancelling() > 0))
+        await asyncio.sleep(0.2)
+        return httpx.Response(401)
+
+    servers = Servers()
+    flow = make(slow, files, auth={"oauth2": OAUTH}, timeoutSeconds=0.3)
+    run = asyncio.create_task(flow.run(REQUEST))
+    with pytest.raises(ProcessingError, match=r"timeoutSeconds \(0.3 s\)"):
+        await run
+    assert await ended
+    await flow.close()
 
 
 async def test_a_connection_that_breaks_is_no_run_of_unknown_outcome(files: Files) -> None:

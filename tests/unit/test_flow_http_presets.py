@@ -313,6 +313,34 @@ FAILURES: list[Case] = [
         "RequestRefused",
         "query is too long",
     ),
+    # What a failure quotes of the message says nothing about the binding.
+    (
+        DIFY,
+        400,
+        {"code": "invalid_param", "message": "no number: 'app_unavailable'", "status": 400},
+        Failure.POISON,
+        "RequestRefused",
+        "no number",
+    ),
+    (
+        OPENAI,
+        400,
+        {
+            "error": {"message": "Invalid value.", "code": "invalid_value"},
+            "input": "model_not_found: unsupported_parameter",
+        },
+        Failure.POISON,
+        "RequestRefused",
+        "Invalid value.",
+    ),
+    (
+        FLOWISE,
+        400,
+        {"message": "Error: Invalid input", "input": "flow of tears not found"},
+        Failure.POISON,
+        "RequestRefused",
+        "Invalid input",
+    ),
     (
         DIFY,
         500,

@@ -13,8 +13,10 @@ import aiohttp.web
 import httpx
 import pytest
 
+from flow_fakes import MockServer
 from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
+from flowbinding_worker.flows import http_exchange
 from flowbinding_worker.flows.langflow import LangflowFlow
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError
 
@@ -45,7 +47,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def client(files: Files, handler: Handler, **fields: Any) -> LangflowFlow:
-    return LangflowFlow(make_flow(**fields), files, slots=2, transport=httpx.MockTransport(handler))
+    return LangflowFlow(make_flow(**fields), files, slots=2, transport=MockServer(handler))
 
 
 async def refused(flow: LangflowFlow, request: FlowRequest = REQUEST) -> ProcessingError:
@@ -241,18 +243,16 @@ async def test_broken_json_is_poison(files: Files, body: str) -> None:
     assert (error.failure, error.reason) == (Failure.POISON, "AnswerInvalid")
 
 
-async def test_an_endless_answer_is_cut_off(files: Files) -> None:
-    class Endless(httpx.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            while True:
-                yield b" " * 1024 * 1024
+async def test_an_answer_that_was_cut_off(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_exchange, "MAX_ANSWER_BYTES", 1024 * 1024)
 
     def handler(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={"content-type": "application/json"}, stream=Endless())
+        body = b" " * (1024 * 1024 + 1)
+        return httpx.Response(200, headers={"content-type": "application/json"}, content=body)
 
     error = await refused(client(files, handler))
     assert (error.failure, error.reason) == (Failure.POISON, "AnswerInvalid")
-    assert "exceeds 64 MiB" in str(error)
+    assert "exceeds 1 MiB" in str(error)
 
 
 async def test_the_key_of_the_url_is_shown_nowhere(files: Files) -> None:

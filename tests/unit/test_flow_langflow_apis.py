@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flow_fakes import MockServer
 from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.errors import InvalidBindingError
 from flowbinding_api.flow import Flow
@@ -57,7 +58,7 @@ class Server:
             Flow.model_validate({**base, **fields}),
             files,
             slots=1,
-            transport=httpx.MockTransport(self._handle),
+            transport=MockServer(self._handle),
         )
 
     async def body(self, request: FlowRequest = PLAIN) -> Any:

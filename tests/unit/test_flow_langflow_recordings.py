@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from flow_fakes import MockServer
 from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.langflow import LangflowFlow
@@ -208,7 +209,7 @@ async def result(name: str) -> FlowResult:
     if recording.component is not None:
         fields["outputComponent"] = recording.component
     flow = Flow.model_validate({"backend": "Langflow", "url": "http://langflow", **fields})
-    answers = httpx.MockTransport(lambda _: recording.response)
+    answers = MockServer(lambda _: recording.response)
     client = LangflowFlow(flow, Files(), slots=1, transport=answers)
     try:
         return await client.run(FlowRequest("in-0-7", "hello", "s-1"))

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Ordering
 from flowbinding_worker.control.retry import Backoff
 from flowbinding_worker.delivery import outbox as delivering
-from flowbinding_worker.delivery.outbox import Delivery, Outbox, ResultLostError
+from flowbinding_worker.delivery.outbox import Outbox, ResultLostError
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Spool, open_spool
 from flowbinding_worker.delivery.spool_codec import Kind, Message
 from flowbinding_worker.delivery.spool_files import SpoolFiles
@@ -135,6 +137,27 @@ async def test_a_record_that_is_taken_never_touches_the_disk(tmp_path: Path) -> 
     assert bench.kafka.values == [b"r1"]
     assert bench.released == []
     assert bench.spool.bytes == 0
+    await bench.close()
+
+
+async def test_each_record_becomes_late_by_itself(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.kafka.silent = asyncio.Event()
+    released: list[int] = []
+    deliveries = []
+    for number in range(4):
+        what, topic = job(number), f"out-{number}"
+        what.release = partial(released.append, number)
+        deliveries.append(bench.outbox.submit(what, message(b"r", topic=topic)))
+        await until(lambda n=number: len(bench.kafka.asked) > n)
+        if number == 2:
+            # The fourth begins when nobody is watched any more.
+            await until(lambda: len(released) == 3)
+    await until(lambda: len(released) == 4)
+    assert sorted(released) == [0, 1, 2, 3]
+    bench.kafka.silent.set()
+    await asyncio.gather(*(delivery.done for delivery in deliveries))
+    assert len(bench.kafka.asked) == 4
     await bench.close()
 
 

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.02
 """Longest wait for messages, while some run, before looking again which partitions have room."""
 IDLE_POLL_SECONDS = 0.2
-"""The same while none run, so that room cannot change."""
+"""The same while that cannot change: none run, or all have room."""
 FULL_SECONDS = 1.0
 """How often to look for errors while no partition has room, or none is assigned."""
 STUCK_SECONDS = 90.0
@@ -203,7 +203,8 @@ class Engine:
         while True:
             work.slots.room.clear()
             wanted = work.wanted()
-            seconds = POLL_SECONDS if work.scheduler.running else IDLE_POLL_SECONDS
+            waits = work.scheduler.running and len(wanted) < len(work.trackers)
+            seconds = POLL_SECONDS if waits else IDLE_POLL_SECONDS
             try:
                 batches = await self._parts.consumer.poll(wanted, seconds)
             except KafkaUnavailableError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -11,12 +10,12 @@ from typing import Any
 import structlog
 
 from flowbinding_api.worker import LogLevel
+from flowbinding_worker import jsons
 from flowbinding_worker.redaction import redact
+from flowbinding_worker.timestamps import second
 
 REPEAT_SECONDS = 60.0
 """aiokafka says the same with every attempt to connect; once a minute is enough."""
-
-_JSON = json.JSONEncoder(default=str, ensure_ascii=False)
 
 _LEVELS = {
     LogLevel.DEBUG: logging.DEBUG,
@@ -47,10 +46,7 @@ class Seldom(logging.Filter):
 def configure(level: LogLevel) -> None:
     """Set up structlog and the standard library's logging, once a process."""
     threshold = _LEVELS[level]
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    shared: list[Any] = [structlog.processors.add_log_level, _stamp]
     output = _output()
     # Past the standard library: a line for each message costs a third of what it would there.
     structlog.configure(
@@ -96,5 +92,12 @@ def _output() -> list[Any]:
     return [structlog.processors.ExceptionRenderer(transformer), _line]
 
 
+def _stamp(_logger: Any, _method: str, event: Any) -> Any:
+    # As structlog's TimeStamper has it, which takes three times as long.
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    event["timestamp"] = f"{second(seconds)}.{microseconds:06}Z"
+    return event
+
+
 def _line(_logger: Any, _method: str, event: Any) -> str:
-    return redact(_JSON.encode(event))
+    return redact(jsons.line(event))

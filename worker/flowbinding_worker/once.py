@@ -23,7 +23,7 @@ from flowbinding_api.reasons import Reason
 from flowbinding_worker.assembly import make_processor
 from flowbinding_worker.control.flow_control import FlowControl
 from flowbinding_worker.control.retry import Backoff, RetryPolicy
-from flowbinding_worker.delivery.outbox import Delivery
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Spool
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import make_flow

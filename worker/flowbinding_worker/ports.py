@@ -164,8 +164,7 @@ class Tokens(NamedTuple):
     output: int
 
 
-@dataclass(frozen=True, slots=True)
-class FlowResult:
+class FlowResult(NamedTuple):
     """A run's answer.
 
     Attributes:

@@ -11,7 +11,8 @@ import structlog
 
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.control.flow_control import Call
-from flowbinding_worker.delivery.outbox import Delivery, ResultLostError
+from flowbinding_worker.delivery.outbox import ResultLostError
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.sinks import DeadLetters, Output
 from flowbinding_worker.delivery.spool import Spool, Stored
 from flowbinding_worker.delivery.spool_codec import Kind
@@ -243,5 +244,7 @@ def log_failure(job: Job, error: ProcessingError, delay: float | None) -> None:
 def _log_answer(record: Record, result: FlowResult, seconds: float) -> None:
     value, place = result.value, where(record)
     shape = sorted(map(str, value))[:MAX_KEYS] if isinstance(value, dict) else type(value).__name__
-    log.info("flow answered", answer=shape, seconds=round(seconds, 3), **place)
-    log.debug("answer", value=value, **place)
+    # The logger itself: what stands in for it until it is used takes as long as the line.
+    logger = log.bind()
+    logger.info("flow answered", answer=shape, seconds=round(seconds, 3), **place)
+    logger.debug("answer", value=value, **place)

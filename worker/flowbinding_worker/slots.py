@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -20,7 +20,8 @@ import structlog
 from flowbinding_worker.control.flood import Floods
 from flowbinding_worker.control.flow_control import Call, FlowControl
 from flowbinding_worker.control.retry import RetryPolicy
-from flowbinding_worker.delivery.outbox import Delivery, ResultLostError
+from flowbinding_worker.delivery.outbox import ResultLostError
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Stored
 from flowbinding_worker.figures import Busy
 from flowbinding_worker.job import Job
@@ -96,6 +97,7 @@ class Slots:
         self._processor = processor
         self._retry = retry
         self._metrics = metrics
+        self._counter = cache(metrics.messages.labels)
         self._trouble = trouble
         self._is_ours = is_ours
         self._elsewhere = elsewhere
@@ -334,7 +336,7 @@ class Slots:
         job.tracker.complete(job.record.offset)
         if job.tracker.handed is not None:
             job.tracker.handed.done(job.record.offset)
-        self._metrics.messages.labels(outcome.value).inc()
+        self._counter(outcome.value).inc()
         if self._is_ours(job):
             self._note(job, outcome)
 

@@ -102,10 +102,12 @@ class Floods:
         self._trouble = trouble
         self._enabled = enabled
         self._guards: dict[Partition, FloodGuard] = {}
+        self._stopped: dict[Partition, FloodGuard] = {}
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Begin anew with partitions, or end with them."""
         for partition in partitions:
+            self._stopped.pop(partition, None)
             if self._guards.pop(partition, None) is not None:
                 self._trouble.clear(_part(partition))
 
@@ -136,17 +138,18 @@ class Floods:
 
     def admit(self, now: float) -> None:
         """Let the trials begin that are due."""
-        for partition, guard in self._guards.items():
+        for partition, guard in self._stopped.items():
             if guard.due is not None and guard.due <= now:
                 guard.due = None
                 self._scheduler.admit(partition)
 
     def next_time(self) -> float | None:
         """When `admit` has something to do next."""
-        return min((g.due for g in self._guards.values() if g.due is not None), default=None)
+        return min((g.due for g in self._stopped.values() if g.due is not None), default=None)
 
     def _changed(self, partition: Partition, guard: FloodGuard) -> None:
         if guard.stopped:
+            self._stopped[partition] = guard
             self._scheduler.stop(partition)
             self._trouble.report(
                 _part(partition),
@@ -155,6 +158,7 @@ class Floods:
                 " and one message a minute is tried",
             )
         else:
+            del self._stopped[partition]
             self._scheduler.go_on(partition)
             self._trouble.clear(_part(partition))
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -24,6 +22,7 @@ from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import Ordering
 from flowbinding_worker.control.retry import Backoff
+from flowbinding_worker.delivery.queues import Delivery, Queue
 from flowbinding_worker.delivery.spool import Spool, Stored
 from flowbinding_worker.delivery.spool_codec import Entry, Kind, Message, source_of
 from flowbinding_worker.job import Job
@@ -43,103 +42,6 @@ _BACKOFF = Backoff(initial=0.5, cap=5.0)
 
 class ResultLostError(Exception):
     """A record waited on disk and cannot be read any more: its message has to run again."""
-
-
-@dataclass(slots=True, eq=False)
-class Delivery:
-    """A record on its way.
-
-    Attributes:
-        job: The message it was made from.
-        topic: Where it goes.
-        lane: Records of one lane leave one after the other; None: of no lane.
-        done: Resolved when it is acknowledged. Cancelled when nobody waits for it any more; raises
-            what makes the record undeliverable.
-        message: The record, while it is in memory.
-        stored: Its place on disk.
-        reason: Why it is a dead letter.
-    """
-
-    job: Job
-    topic: str
-    lane: Hashable
-    done: asyncio.Future[None]
-    message: Message | None = None
-    stored: Stored | None = None
-    reason: str = ""
-    sending: bool = False
-    storing: bool = False
-    settled: bool = False
-    acknowledged: bool = False
-    timer: asyncio.TimerHandle | None = None
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def void(self) -> bool:
-        """Whether it must not be sent: nobody waits for it, or its message is somebody else's."""
-        return self.done.cancelled() or self.job.tracker.retired
-
-
-@dataclass(slots=True, eq=False)
-class _Queue:
-    """What waits for one topic, in order."""
-
-    topic: str
-    members: set[Delivery] = field(default_factory=set)
-    ready: deque[Delivery] = field(default_factory=deque)
-    lanes: dict[Hashable, deque[Delivery]] = field(default_factory=dict)
-    overdue: set[Delivery] = field(default_factory=set)
-    failures: int = 0
-    error: str = ""
-    told: tuple[str, float] = ("", 0.0)
-    sent: set[Delivery] = field(default_factory=set)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def down(self) -> bool:
-        return bool(self.failures or self.overdue)
-
-    def add(self, delivery: Delivery) -> None:
-        """Queue a delivery; one that is being sent already only holds back its lane."""
-        self.members.add(delivery)
-        self.wake.set()
-        if delivery.sending and delivery.lane in self.lanes:
-            # What has been sent cannot be held back any more.
-            delivery.lane = None
-        if delivery.lane is not None:
-            behind = self.lanes.get(delivery.lane)
-            if behind is not None:
-                behind.append(delivery)
-                return
-            self.lanes[delivery.lane] = deque()
-        if not delivery.sending:
-            self.ready.append(delivery)
-
-    def again(self, delivery: Delivery) -> None:
-        """A delivery has to be sent once more, before what is behind it."""
-        self.sent.discard(delivery)
-        self.overdue.discard(delivery)
-        self.ready.appendleft(delivery)
-        self.wake.set()
-
-    def remove(self, delivery: Delivery) -> None:
-        """A delivery has come to its end: let the next of its lane go."""
-        for group in (self.members, self.overdue, self.sent):
-            group.discard(delivery)
-        self.wake.set()
-        if delivery.lane is None:
-            return
-        behind = self.lanes[delivery.lane]
-        if behind:
-            self.ready.append(behind.popleft())
-        else:
-            del self.lanes[delivery.lane]
-
-    def fail(self, error: BaseException) -> None:
-        """A fault of ours: let all know who wait for a delivery."""
-        for delivery in self.members:
-            if not delivery.done.done():
-                delivery.done.set_exception(error)
 
 
 class Outbox:
@@ -172,8 +74,11 @@ class Outbox:
         self._ordering = ordering
         self._spool = spool
         self._trouble = trouble
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: dict[Delivery, float] = {}
+        """When those become late that are not acknowledged yet, in that order."""
+        self._timer: asyncio.TimerHandle | None = None
         self._draw = Random()  # noqa: S311 - jitter, not a secret
 
     def submit(self, job: Job, message: Message, reason: str = "") -> Delivery:
@@ -194,7 +99,7 @@ class Outbox:
         if queue.down:
             self._store(delivery)
         else:
-            delivery.timer = loop.call_later(SLOW_SECONDS, self._store, delivery)
+            self._watch(delivery)
         return delivery
 
     def resume(self, job: Job, stored: Stored) -> Delivery:
@@ -215,6 +120,8 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop delivering; what is stored stays there."""
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -227,10 +134,10 @@ class Outbox:
             return record.partition, record.key
         return key
 
-    def _queue(self, topic: str) -> _Queue:
+    def _queue(self, topic: str) -> Queue:
         queue = self._queues.get(topic)
         if queue is None:
-            queue = self._queues[topic] = _Queue(topic)
+            queue = self._queues[topic] = Queue(topic)
             self._spawn(self._pump(queue))
         return queue
 
@@ -252,14 +159,30 @@ class Outbox:
             queue.fail(error)
 
     def _start(self, delivery: Delivery) -> None:
-        loop = asyncio.get_running_loop()
         delivery.sending = True
-        if delivery.timer is not None:
-            delivery.timer.cancel()
-        delivery.timer = loop.call_later(SLOW_SECONDS, self._overdue, delivery)
+        self._watch(delivery)
         # Once for every message there is: cheaper than `_spawn`, and it lets no fault out.
-        delivery.task = loop.create_task(self._try(delivery))
+        delivery.task = asyncio.get_running_loop().create_task(self._try(delivery))
         self._tasks.add(delivery.task)
+
+    def _watch(self, delivery: Delivery) -> None:
+        """See to it that a record does not stay here for longer than `SLOW_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        # All wait equally long: one timer does for all, and the first is the first to be late.
+        self._watched.pop(delivery, None)
+        self._watched[delivery] = at = loop.time() + SLOW_SECONDS
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Find those that are late."""
+        self._timer, loop = None, asyncio.get_running_loop()
+        for delivery, at in list(self._watched.items()):
+            if at > loop.time():
+                self._timer = loop.call_at(at, self._look)
+                break
+            del self._watched[delivery]
+            (self._overdue if delivery.sending else self._store)(delivery)
 
     async def _try(self, delivery: Delivery) -> None:
         """Send a record once, and note what comes of it."""
@@ -290,8 +213,7 @@ class Outbox:
 
     def _settle(self, delivery: Delivery, error: Exception | None) -> None:
         """A record was acknowledged, or never will be."""
-        if delivery.timer is not None:
-            delivery.timer.cancel()
+        self._watched.pop(delivery, None)
         delivery.sending, delivery.settled, delivery.acknowledged = False, True, error is None
         delivery.message = None
         if delivery.stored is not None:
@@ -314,8 +236,7 @@ class Outbox:
 
     def _failed(self, delivery: Delivery, error: str) -> None:
         """The client has given up on a record: it is to be sent again."""
-        if delivery.timer is not None:
-            delivery.timer.cancel()
+        self._watched.pop(delivery, None)
         delivery.sending = False
         queue = self._queue(delivery.topic)
         queue.failures += 1
@@ -360,7 +281,7 @@ class Outbox:
                 # Dropped meanwhile: whoever comes for it must not wait for this delivery.
                 stored.owner = None
 
-    async def _pump(self, queue: _Queue) -> None:
+    async def _pump(self, queue: Queue) -> None:
         """Send what waits for a topic, until nothing does."""
         try:
             await self._empty(queue)
@@ -370,7 +291,7 @@ class Outbox:
         del self._queues[queue.topic]
         self._trouble.clear(self._part(queue))
 
-    async def _empty(self, queue: _Queue) -> None:
+    async def _empty(self, queue: Queue) -> None:
         while queue.members:
             if queue.down:
                 self._tell(queue)
@@ -386,7 +307,7 @@ class Outbox:
             except TimeoutError:
                 continue
 
-    def _refill(self, queue: _Queue) -> None:
+    def _refill(self, queue: Queue) -> None:
         # After a failure, one goes ahead to find out.
         most = 1 if queue.failures else WINDOW
         while queue.ready and len(queue.sent) < most:
@@ -399,8 +320,7 @@ class Outbox:
 
     def _drop(self, delivery: Delivery) -> None:
         """Nobody waits for a record any more. What is stored of it may still be of use."""
-        if delivery.timer is not None:
-            delivery.timer.cancel()
+        self._watched.pop(delivery, None)
         delivery.sending = False
         delivery.done.cancel()
         queue = self._queues.get(delivery.topic)
@@ -409,7 +329,7 @@ class Outbox:
         if delivery.stored is not None:
             delivery.stored.owner = None
 
-    def _tell(self, queue: _Queue) -> None:
+    def _tell(self, queue: Queue) -> None:
         text = queue.error
         if not queue.failures:
             text = f"topic {queue.topic}: no acknowledgement for {SLOW_SECONDS:.0f} s"
@@ -426,6 +346,6 @@ class Outbox:
         text = f"; {count} {what}{' waits' if count == 1 else 's wait'} on disk" if count else ""
         return f"{text}; the disk has no room for more" if self._spool.full else text
 
-    def _part(self, queue: _Queue) -> str:
+    def _part(self, queue: Queue) -> str:
         """Names the topic in `Trouble`."""
         return f"{self._kind} {queue.topic}"

@@ -21,7 +21,8 @@ from flowbinding_worker.delivery.headers import (
     dead_letter_headers,
     result_headers,
 )
-from flowbinding_worker.delivery.outbox import Delivery, Outbox
+from flowbinding_worker.delivery.outbox import Outbox
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Spool
 from flowbinding_worker.delivery.spool_codec import Kind, Message
 from flowbinding_worker.job import Job

@@ -24,14 +24,13 @@ hiccup, so the engine retries a few times before it gives up. Its own words come
 from __future__ import annotations
 
 import email.utils
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowbinding_api.reasons import Reason
+from flowbinding_worker import jsons
 from flowbinding_worker.ports import GATEWAY_TIMEOUTS, Failure, ProcessingError, Stage
 from flowbinding_worker.redaction import redact
 
@@ -71,8 +70,7 @@ _SPAN = re.compile(r"([\d.]+) ?(ms|milli|h|m|s)", re.IGNORECASE)
 _SECONDS = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An HTTP answer.
 
     Attributes:
@@ -154,12 +152,29 @@ def http_failure(answer: Answer, *, now: datetime, server: str = "Langflow") -> 
     """
     detail = _detail(answer)
     inner = _inner_message(detail) or _plain_body(answer)
-    failure, reason, hint = _meaning(answer, detail, inner)
-    message = f"{server} answered {answer.status}"
-    message = f"{message}: {inner}" if inner else message
+    return refused(answer, server, inner, _meaning(answer, detail, inner), now=now)
+
+
+def refused(
+    answer: Answer, server: str, said: str, meaning: tuple[Failure, str, str], *, now: datetime
+) -> ProcessingError:
+    """The failure that an HTTP answer is.
+
+    Args:
+        answer: An answer that is no success.
+        server: Who answered, for messages.
+        said: What it says, if anything.
+        meaning: Failure, reason and a hint for the user, if there is one.
+        now: The time, for a Retry-After that is a date.
+    """
+    failure, reason, hint = meaning
+    message = f"{server} answered {answer.status}{f': {said}' if said else ''}"
     asked = retry_after_seconds(answer.retry_after, now=now)
     if asked is None and failure is Failure.THROTTLE:
-        asked = hinted_seconds(inner)
+        asked = hinted_seconds(said)
+    # A 404 that is transient comes from inside a component.
+    inside = answer.status == 404 and failure is not Failure.CONFIGURATION
+    stopped = reason == Reason.FLOW_TIMEOUT
     return ProcessingError(
         f"{message}; {hint}" if hint else message,
         failure=failure,
@@ -168,11 +183,8 @@ def http_failure(answer: Answer, *, now: datetime, server: str = "Langflow") -> 
         status=answer.status,
         response=answer.body,
         retry_after_seconds=asked,
-        # A 404 that is transient comes from inside a component.
-        ran=answer.status == 500
-        or (answer.status == 404 and failure is not Failure.CONFIGURATION)
-        or reason == Reason.FLOW_TIMEOUT,
-        outcome_unknown=answer.status in GATEWAY_TIMEOUTS or reason == Reason.FLOW_TIMEOUT,
+        ran=answer.status == 500 or inside or stopped,
+        outcome_unknown=answer.status in GATEWAY_TIMEOUTS or stopped,
     )
 
 
@@ -336,8 +348,8 @@ def _plain_body(answer: Answer) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return jsons.parse(text)
+    except ValueError:
         return None
 
 

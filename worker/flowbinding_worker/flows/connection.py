@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import httptools
 import httpx
@@ -14,15 +14,18 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 """Headers and trailers of an answer, and what else is not its body. Servers allow 8 to 64 KiB."""
 
-Headers = list[tuple[bytes, bytes]]
 
+class Received(NamedTuple):
+    """An answer as it was sent, compressed or not.
 
-@dataclass(slots=True)
-class Received:
-    """An answer as it was sent, compressed or not."""
+    Attributes:
+        status: Its status.
+        headers: By name in lower case; the last of each name.
+        body: Cut off once it is longer than `MAX_ANSWER_BYTES`.
+    """
 
     status: int
-    headers: Headers
+    headers: Mapping[bytes, bytes]
     body: bytes
 
 
@@ -30,11 +33,13 @@ class Connection(asyncio.Protocol):
     """Takes one request at a time."""
 
     def __init__(self) -> None:
+        self.deadline = 0.0
+        """When the answer under way has to be complete, for whoever looks after that."""
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Received] | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._status = 0
-        self._headers: Headers = []
+        self._headers: dict[bytes, bytes] = {}
         self._body = bytearray()
         self._head = 0
         self._unread = 0
@@ -52,7 +57,7 @@ class Connection(asyncio.Protocol):
         Returns:
             Its answer, cut off once it is longer than `MAX_ANSWER_BYTES`. Raises httpx.WriteError
             when nothing was sent, httpx.ReadError when the connection is lost before the answer is
-            complete, httpx.RemoteProtocolError when that is no HTTP.
+            complete, httpx.RemoteProtocolError when that is no HTTP, TimeoutError after `expire`.
         """
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
@@ -62,6 +67,10 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(head + body)
         return self._answer
+
+    def expire(self) -> None:
+        """Wait for the answer no longer: `begin` raises TimeoutError."""
+        self._fail(TimeoutError())
 
     def abort(self) -> None:
         """Close it at once, whatever is under way."""
@@ -110,14 +119,14 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._headers, self._body, self._head = [], bytearray(), 0
+        self._headers, self._body, self._head = {}, bytearray(), 0
         if self._answer is None or self._answer.done():
             # Two answers to one request: whose the next one is, nobody can tell.
             self._reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
-        self._headers.append((name, value))
+        self._headers[name.lower()] = value
         self._head += len(name) + len(value) + 4
         self._unread = 0
 
@@ -125,8 +134,8 @@ class Connection(asyncio.Protocol):
         """See httptools."""
         assert self._parser is not None  # noqa: S101 - for mypy
         self._status = self._parser.get_status_code()
-        names = {name.lower() for name, _ in self._headers}
-        self._measured = bool(names & {b"content-length", b"transfer-encoding"})
+        found = self._headers
+        self._measured = b"content-length" in found or b"transfer-encoding" in found
 
     def on_body(self, data: bytes) -> None:
         """See httptools."""
@@ -147,9 +156,9 @@ class Connection(asyncio.Protocol):
         idle = self._transport is not None and not self._transport.get_write_buffer_size()
         self._reusable = reusable and idle
         self._answer.set_result(Received(self._status, self._headers, bytes(self._body)))
-        self._headers, self._body = [], bytearray()
+        self._headers, self._body = {}, bytearray()
 
-    def _fail(self, error: httpx.TransportError, cause: BaseException | None = None) -> None:
+    def _fail(self, error: Exception, cause: BaseException | None = None) -> None:
         self._reusable = False
         if self._answer is not None and not self._answer.done():
             error.__cause__ = cause

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 import httpx
 
 from flowbinding_api.flow import Flow
 from flowbinding_api.presets import resolved
+from flowbinding_worker import jsons
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.http_answer import read
 from flowbinding_worker.flows.http_client import FlowClient
+from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
-
-_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 class HttpFlow:
@@ -35,7 +34,7 @@ class HttpFlow:
         files: Files,
         *,
         slots: int,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._http = resolved(flow.http, flow.url or "")
         self._method = str(self._http.method)
@@ -111,7 +110,7 @@ class HttpFlow:
 
 def _encoded(body: object) -> bytes:
     try:
-        return _JSON.encode(body).encode()
+        return jsons.dump_finite(body)
     except (TypeError, ValueError) as error:
         raise _refused(f"spec.flow.http.body: not JSON data: {error}") from None
 

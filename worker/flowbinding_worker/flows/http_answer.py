@@ -1,7 +1,8 @@
 """From the answer of any server to a `FlowResult`, or to what its failure means; pure.
 
 `spec.flow.http` says where the answer is, with JSON pointers (RFC 6901). What went wrong is told by
-the HTTP status (see `classify.by_status`); where a product says it otherwise, `_REFUSALS` knows.
+the HTTP status (see `classify.by_status`); where a product says it otherwise, `_CODES` and
+`_SENTENCES` know. An answer may quote the message, so nothing else of it counts.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from flowbinding_api.flow_http import Http, Preset
 from flowbinding_api.reasons import Reason
+from flowbinding_worker import jsons
 from flowbinding_worker.flows.classify import (
     Answer,
     by_status,
-    hinted_seconds,
     misconfigured,
     one_line,
     redirect_hint,
-    retry_after_seconds,
+    refused,
     run_failed,
 )
 from flowbinding_worker.ports import (
-    GATEWAY_TIMEOUTS,
     Failure,
     FlowResult,
     ProcessingError,
@@ -42,24 +43,35 @@ _HINTS = {
 }
 
 _MISCONFIGURED = (Failure.CONFIGURATION, Reason.FLOW_MISCONFIGURED)
-_REFUSALS: Mapping[Preset, Mapping[str, tuple[Failure, str]]] = {
+_NOT_FOUND = (Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND)
+_CODES: Mapping[Preset, Mapping[str, tuple[Failure, str]]] = {
     # The request that the binding describes, not the message in it.
     Preset.OPENAI: {
-        "unsupported_parameter|unsupported_value|unknown_parameter": _MISCONFIGURED,
-        "model_not_found": (Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND),
-    },
-    # Some versions answer 500 here.
-    Preset.FLOWISE: {
-        r"(chat|agent)?flow \S+ not found": (Failure.CONFIGURATION, Reason.FLOW_NOT_FOUND),
+        "unsupported_parameter": _MISCONFIGURED,
+        "unsupported_value": _MISCONFIGURED,
+        "unknown_parameter": _MISCONFIGURED,
+        "model_not_found": _NOT_FOUND,
     },
     # All of these are 400.
     Preset.DIFY: {
-        "app_unavailable|provider_not_initialize|model_currently_not_support"
-        "|not_(chat|workflow|completion)_app|not support blocking": _MISCONFIGURED,
+        "app_unavailable": _MISCONFIGURED,
+        "provider_not_initialize": _MISCONFIGURED,
+        "model_currently_not_support": _MISCONFIGURED,
+        "not_chat_app": _MISCONFIGURED,
+        "not_workflow_app": _MISCONFIGURED,
+        "not_completion_app": _MISCONFIGURED,
         "provider_quota_exceeded": (Failure.THROTTLE, Reason.FLOW_THROTTLED),
         "completion_request_error": (Failure.TRANSIENT, Reason.FLOW_FAILING),
     },
 }
+"""What a product's `code` of a failure says that its status does not."""
+
+_SENTENCES: Mapping[Preset, tuple[re.Pattern[str], tuple[Failure, str]]] = {
+    # Some versions answer 500 here.
+    Preset.FLOWISE: (re.compile(r"(chat|agent)?flow \S+ not found", re.IGNORECASE), _NOT_FOUND),
+    Preset.DIFY: (re.compile("not support blocking", re.IGNORECASE), _MISCONFIGURED),
+}
+"""The same, where a product has no code for it."""
 
 
 def read(http: Http, answer: Answer, *, now: datetime) -> FlowResult:
@@ -75,7 +87,7 @@ def read(http: Http, answer: Answer, *, now: datetime) -> FlowResult:
     """
     document = _parsed(http, answer)
     if not 200 <= answer.status < 300:
-        raise _refused(http, answer, document, now)
+        raise _failure(http, answer, document, now)
     if document is _MISSING:
         return FlowResult(_text(http, answer))
     _check_status(http, answer, document)
@@ -118,8 +130,8 @@ def _parsed(http: Http, answer: Answer) -> Any:
     if not (answer.is_json or http.text or http.status is not None):
         return _MISSING
     try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
+        return jsons.parse(answer.body)
+    except ValueError:
         return _MISSING
 
 
@@ -159,32 +171,35 @@ def _check_status(http: Http, answer: Answer, document: Any) -> None:
     raise run_failed(f"the run failed: {said}", status=answer.status, response=answer.body)
 
 
-def _refused(http: Http, answer: Answer, document: Any, now: datetime) -> ProcessingError:
-    said = _message(http, answer, document)
-    failure, reason = _meaning(http, answer, said)
-    message = f"the server answered {answer.status}" + (f": {said}" if said else "")
+def _failure(http: Http, answer: Answer, document: Any, now: datetime) -> ProcessingError:
+    said, code = "", ""
+    if document is _MISSING and answer.content_type == "text/plain":
+        said = one_line(answer.body)[:300]
+    else:
+        if document is _MISSING:
+            with suppress(ValueError):
+                document = jsons.parse(answer.body)
+        told = resolve(document, http.error) if http.error is not None else _MISSING
+        said, code = _said(told) or _said(document), _code(document)
+    failure, reason = _meaning(http, answer, said, code)
     hint = _hint(answer, reason) if failure is Failure.CONFIGURATION else ""
-    asked = retry_after_seconds(answer.retry_after, now=now)
-    if asked is None and failure is Failure.THROTTLE:
-        asked = hinted_seconds(said)
-    return ProcessingError(
-        f"{message}; {hint}" if hint else message,
-        failure=failure,
-        stage=Stage.CALL,
-        reason=reason,
-        status=answer.status,
-        response=answer.body,
-        retry_after_seconds=asked,
-        ran=answer.status == 500,
-        outcome_unknown=answer.status in GATEWAY_TIMEOUTS,
-    )
+    return refused(answer, "the server", said, (failure, reason, hint), now=now)
 
 
-def _meaning(http: Http, answer: Answer, said: str) -> tuple[Failure, str]:
-    refusals = _REFUSALS.get(http.preset, {}) if http.preset is not None else {}
-    # Products put their code beside the sentence: look at both.
-    for words, meaning in refusals.items():
-        if re.search(words, f"{said} {answer.body[:2048]}", re.IGNORECASE):
+def _code(document: Any) -> str:
+    """The `code` of a failure, beside its sentence or within `error`."""
+    for pointer in ("/error/code", "/code"):
+        if isinstance(code := resolve(document, pointer), str):
+            return code
+    return ""
+
+
+def _meaning(http: Http, answer: Answer, said: str, code: str) -> tuple[Failure, str]:
+    if http.preset is not None:
+        if (meaning := _CODES.get(http.preset, {}).get(code)) is not None:
+            return meaning
+        words, meaning = _SENTENCES.get(http.preset, (None, None))
+        if words is not None and meaning is not None and words.search(said):
             return meaning
     if answer.retry_after and answer.status not in (401, 403, 404):
         return Failure.THROTTLE, Reason.FLOW_THROTTLED
@@ -196,19 +211,6 @@ def _hint(answer: Answer, reason: str) -> str:
         return redirect_hint(answer)
     known = {str(key): hint for key, hint in _HINTS.items()}
     return known.get(reason, "check spec.flow.http")
-
-
-def _message(http: Http, answer: Answer, document: Any) -> str:
-    """What the server says of a failure: where the binding, or a habit, has it."""
-    if document is _MISSING and answer.content_type == "text/plain":
-        return one_line(answer.body)[:300]
-    if document is _MISSING:
-        try:
-            document = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            return ""
-    told = resolve(document, http.error) if http.error is not None else _MISSING
-    return _said(told) or _said(document)
 
 
 def _said(value: Any) -> str:

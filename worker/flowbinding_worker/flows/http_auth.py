@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-
-import httpx
+from functools import lru_cache
 
 from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.flow import Flow
@@ -14,6 +13,7 @@ from flowbinding_api.reasons import Reason
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import misconfigured
 from flowbinding_worker.flows.oauth import TokenSource
+from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.redaction import redact
 
 _AUTHORIZATION = "Authorization"
@@ -29,9 +29,7 @@ class Credentials:
         transport: To the token endpoint; a real one if None.
     """
 
-    def __init__(
-        self, flow: Flow, files: Files, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, flow: Flow, files: Files, transport: Transport | None = None) -> None:
         self._flow = flow
         self._files = files
         oauth = flow.auth.oauth2 if flow.auth is not None else None
@@ -112,8 +110,13 @@ def header_text(files: Files, ref: SecretKeyRef, field: str, what: str) -> str:
     Raises:
         ProcessingError: CONFIGURATION with reason SecretMissing or FlowUnauthorized.
     """
+    return _checked(files.secret(ref, field), field, what)
+
+
+@lru_cache(maxsize=16)
+def _checked(secret: bytes, field: str, what: str) -> str:
     # Keys are often saved with a newline at the end.
-    text = files.secret(ref, field).decode("utf-8", "replace").strip()
+    text = secret.decode("utf-8", "replace").strip()
     if not text or not text.isascii() or not text.isprintable():
         problem = "holds characters that no header can carry" if text else "is empty"
         raise misconfigured(f"{field}: {what} {problem}", Reason.FLOW_UNAUTHORIZED)

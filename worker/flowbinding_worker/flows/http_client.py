@@ -13,7 +13,7 @@ from flowbinding_worker.flows.classify import Answer, misconfigured, timed_out
 from flowbinding_worker.flows.http_auth import Credentials
 from flowbinding_worker.flows.http_exchange import address, exchange
 from flowbinding_worker.flows.http_tls import TlsContext
-from flowbinding_worker.flows.transport import ConnectionPool, make_transport
+from flowbinding_worker.flows.transport import ConnectionPool, Transport, make_transport
 
 CONNECT_SHARE = 0.9
 """Of a call's time, for a connection at most: without one, nothing was asked for."""
@@ -39,7 +39,7 @@ class FlowClient:
         files: Files,
         *,
         slots: int,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._flow = flow
         self._slots = slots
@@ -86,7 +86,7 @@ class FlowClient:
             url: Made from `base`.
             headers: Beside those that prove who asks.
             body: Empty for none.
-            seconds: How long one request may take; `spec.flow.timeoutSeconds` if None.
+            seconds: How long all of it may take; `spec.flow.timeoutSeconds` if None.
 
         Returns:
             The answer, whatever its status.
@@ -95,16 +95,20 @@ class FlowClient:
             ProcessingError: Classified: there is no answer, or nothing to prove who asks.
         """
         allowed = self._flow.timeout_seconds if seconds is None else seconds
-        transport = self._connected(url)
-        proof = await self._credentials.headers(allowed)
-        self._check_user(url, proof)
-        answer = await self._sent(transport, method, url, _together(headers, proof), body, allowed)
-        if answer.status == 401 and self._credentials.outdated(proof):
-            proof = await self._credentials.headers(allowed)
-            answer = await self._sent(
-                transport, method, url, _together(headers, proof), body, allowed
-            )
-        return answer
+        transport, loop = self._connected(url), asyncio.get_running_loop()
+        deadline, again = loop.time() + allowed, False
+        while True:
+            # Bounded by itself: until then the server was not asked for anything.
+            proof = await self._credentials.headers(max(0.0, deadline - loop.time()))
+            self._check_user(url, proof)
+            everything = _together(headers, proof)
+            try:
+                answer = await exchange(transport, method, url, everything, body, deadline)
+            except TimeoutError:
+                raise timed_out(allowed) from None
+            if again or answer.status != 401 or not self._credentials.outdated(proof):
+                return answer
+            again = True
 
     async def close(self) -> None:
         """Close all connections."""
@@ -115,23 +119,7 @@ class FlowClient:
         elif self._given is not None:
             await self._given.aclose()
 
-    @staticmethod
-    async def _sent(
-        transport: httpx.AsyncBaseTransport,
-        method: str,
-        url: httpx.URL,
-        headers: Mapping[str, str],
-        body: bytes,
-        seconds: float,
-    ) -> Answer:
-        everything = {"Accept-Encoding": "gzip, deflate", **headers}
-        try:
-            async with asyncio.timeout(seconds):
-                return await exchange(transport, method, url, everything, body)
-        except TimeoutError:
-            raise timed_out(seconds) from None
-
-    def _connected(self, server: httpx.URL) -> httpx.AsyncBaseTransport:
+    def _connected(self, server: httpx.URL) -> Transport:
         context = self._tls.current()
         if self._given is not None:
             return self._given
@@ -152,5 +140,7 @@ class FlowClient:
 
 def _together(headers: Mapping[str, str], proof: Mapping[str, str]) -> dict[str, str]:
     """All headers; what proves who asks wins, however the other is spelled."""
-    names = {name.lower() for name in proof}
-    return {name: text for name, text in headers.items() if name.lower() not in names} | {**proof}
+    together = {"Accept-Encoding": "gzip, deflate", **headers, **proof}
+    if len({name.lower() for name in together}) == len(together):
+        return together
+    return {name.lower(): text for name, text in together.items()}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import httpx
 
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.flows.classify import Answer, misconfigured, unreachable
-from flowbinding_worker.flows.connection import MAX_ANSWER_BYTES
+from flowbinding_worker.flows.connection import MAX_ANSWER_BYTES, Received
+from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 
 _CODINGS = (b"gzip", b"x-gzip", b"deflate")
@@ -37,11 +39,12 @@ def address(text: str, field: str) -> httpx.URL:
 
 
 async def exchange(
-    transport: httpx.AsyncBaseTransport,
+    transport: Transport,
     method: str,
     url: httpx.URL,
     headers: Mapping[str, str],
     body: bytes,
+    deadline: float,
     field: str = "spec.flow.url",
 ) -> Answer:
     """Send one request and read the whole answer, whatever its status.
@@ -52,49 +55,37 @@ async def exchange(
         url: Where to; may hold a user and a password.
         headers: All of them; the body's length is added.
         body: Empty for none.
+        deadline: When all of the answer has to be there, on the event loop's clock.
         field: Path of the field that names the server, for messages.
 
     Raises:
         ProcessingError: When no answer came, or one that is too long.
+        TimeoutError: When it did not come in time.
     """
-    # Straight to the transport: what httpx's client adds (cookies, redirects, hooks) is switched
-    # off here anyway, and takes as long as the call itself.
-    request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
-    # Not httpx's copy of it: by this very object the transport knows where to go.
-    request.url = url
     try:
-        response = await transport.handle_async_request(request)
-        try:
-            return await _answer(response)
-        finally:
-            await response.aclose()
+        return _answer(await transport.send(method, url, headers, body, deadline))
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise _lost(url, field, error) from None
 
 
-async def _answer(response: httpx.Response) -> Answer:
-    # As one dictionary: each look into httpx's headers walks through all of them.
-    found = {name.lower(): value for name, value in response.headers.raw}
-    content_type, status = _text(found.get(b"content-type", b"")), response.status_code
+def _answer(received: Received) -> Answer:
+    status, headers, body = received
+    if len(body) > MAX_ANSWER_BYTES:
+        raise _too_long(status)
+    if coding := headers.get(b"content-encoding"):
+        body = _decoded(body, coding, status)
     return Answer(
         status=status,
-        content_type=content_type.partition(";")[0].strip().lower(),
-        body=_text(_decoded(await _read(response), found.get(b"content-encoding", b""), status)),
-        location=_text(found.get(b"location", b"")),
-        retry_after=_text(found.get(b"retry-after", b"")),
+        content_type=_media_type(headers.get(b"content-type", b"")),
+        body=_text(body),
+        location=_text(headers.get(b"location", b"")),
+        retry_after=_text(headers.get(b"retry-after", b"")),
     )
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The body as it was sent, not much longer than `MAX_ANSWER_BYTES`."""
-    received = bytearray()
-    stream = response.stream
-    assert isinstance(stream, AsyncIterable)  # noqa: S101 - for mypy
-    async for chunk in stream:
-        received += chunk
-        if len(received) > MAX_ANSWER_BYTES:
-            raise _too_long(response.status_code)
-    return bytes(received)
+@lru_cache(maxsize=16)
+def _media_type(raw: bytes) -> str:
+    return _text(raw).partition(";")[0].strip().lower()
 
 
 def _decoded(body: bytes, codings: bytes, status: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import httpx
 
 from flowbinding_api.flow import Flow
+from flowbinding_worker import jsons
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import Answer, http_failure
 from flowbinding_worker.flows.extract import Answers
 from flowbinding_worker.flows.http_client import FlowClient
 from flowbinding_worker.flows.langflow_apis import APIS
+from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.flows.variables import global_variables
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
-
-_JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 class LangflowFlow:
@@ -41,7 +40,7 @@ class LangflowFlow:
         files: Files,
         *,
         slots: int,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._flow = flow
         self._files = files
@@ -93,8 +92,8 @@ class LangflowFlow:
             error = http_failure(answer, now=datetime.now(UTC), server=self._api.server)
             raise self._answers.judged(error) if error.ran else error
         try:
-            document = json.loads(answer.body)
-        except (ValueError, RecursionError):
+            document = jsons.parse(answer.body)
+        except ValueError:
             raise ProcessingError(
                 f"{self._api.server} answered {answer.status} with broken JSON",
                 failure=Failure.POISON,
@@ -108,7 +107,7 @@ class LangflowFlow:
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
     try:
-        return _JSON.encode(body).encode()
+        return jsons.dump_finite(body)
     except (TypeError, ValueError) as error:
         raise _refused(f"spec.flow.tweaks: not JSON data: {error}") from None
 
@@ -119,7 +118,7 @@ def _check_types(text: Any, session: Any, tweaks: Any) -> None:
         raise _refused(f"spec.flow.input: expected text, got {type(text).__name__}")
     if not isinstance(session, str) or not session:
         raise _refused("spec.flow.sessionId: expected text that is not empty")
-    if not isinstance(tweaks, Mapping):
+    if not isinstance(tweaks, (dict, Mapping)):
         raise _refused(f"spec.flow.tweaks: expected an object, got {type(tweaks).__name__}")
 
 

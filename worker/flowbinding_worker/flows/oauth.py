@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from flowbinding_api.flow_http import FlowTls, OAuth2
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.files import Files
@@ -29,7 +27,7 @@ from flowbinding_worker.flows.classify import (
 )
 from flowbinding_worker.flows.http_exchange import address, exchange
 from flowbinding_worker.flows.http_tls import TlsContext
-from flowbinding_worker.flows.transport import ConnectionPool, make_transport
+from flowbinding_worker.flows.transport import ConnectionPool, Transport, make_transport
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 from flowbinding_worker.redaction import redact
 
@@ -77,7 +75,7 @@ class TokenSource:
         oauth: OAuth2,
         tls: FlowTls | None,
         files: Files,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._oauth = oauth
@@ -151,15 +149,14 @@ class TokenSource:
             "Accept-Encoding": "gzip, deflate",
             "Authorization": _basic(client),
         }
-        began = self._clock()
+        began, deadline = self._clock(), asyncio.get_running_loop().time() + seconds
         field = f"{FIELD}.tokenUrl"
         try:
-            async with asyncio.timeout(seconds):
-                answer = await exchange(
-                    self._connected(), "POST", url, headers, self._form(), field
-                )
+            answer = await exchange(
+                self._connected(), "POST", url, headers, self._form(), deadline, field
+            )
         except TimeoutError:
-            raise unreachable(f"{field}: no answer within {seconds:g} s") from None
+            raise unreachable(f"{field}: no answer within {seconds:.3g} s") from None
         except ProcessingError as error:
             raise _not_asked(error) from None
         self._token = token = _token(answer, client, began)
@@ -184,7 +181,7 @@ class TokenSource:
         # Secrets that were made from a file end with its line break.
         return identity.strip(), secret.strip()
 
-    def _connected(self) -> httpx.AsyncBaseTransport:
+    def _connected(self) -> Transport:
         context = self._tls.current()
         if self._given is not None:
             return self._given

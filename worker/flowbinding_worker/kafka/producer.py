@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -90,7 +91,7 @@ class KafkaProducer:
         headers: Headers,
         partition: int | None,
     ) -> None:
-        connection = await self._connected()
+        connection = self._connection or await self._connected()
         producer = connection.producer
         try:
             number = await partition_for(producer, topic, key, partition)
@@ -224,8 +225,16 @@ async def partition_for(producer: Any, topic: str, key: bytes | None, partition:
         known = await within(producer.partitions_for(topic), TOPIC_SECONDS)
     if key is None and partition is not None:
         return partition % len(known)
+    if key is not None:
+        return _place(key, tuple(sorted(known)))
     available = cluster.available_partitions_for_topic(topic)
-    return int(_PARTITIONER(key, sorted(known), list(available or ())))
+    return int(_PARTITIONER(None, sorted(known), list(available or ())))
+
+
+@lru_cache(maxsize=1024)
+def _place(key: bytes, partitions: tuple[int, ...]) -> int:
+    # aiokafka hashes in Python, which takes longer than all else that is done to send a record.
+    return int(_PARTITIONER(key, partitions, partitions))
 
 
 async def close(producer: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flowbinding_worker.payload.strict import strict_json
+from flowbinding_worker import jsons
 
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n(?P<body>.*)\r?\n?```", re.DOTALL)
 
@@ -28,6 +28,6 @@ def as_data(answer: Any) -> Any:
     if not text.startswith(("{", "[")):
         return answer
     try:
-        return strict_json(text)
+        return jsons.strict(text)
     except ValueError:
         return answer

@@ -15,15 +15,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flowbinding_api.spec import Format
+from flowbinding_worker import jsons
 from flowbinding_worker.payload import events
-from flowbinding_worker.payload.strict import strict_json
 from flowbinding_worker.ports import Failure, ProcessingError, Record, Stage
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from flowbinding_worker.timestamps import second
 
 
 def decode(record: Record, format: Format, binding: Mapping[str, str]) -> dict[str, Any]:
@@ -58,11 +56,11 @@ def iso_timestamp(milliseconds: int) -> str:
 
     A record without a timestamp has -1; it and anything beyond the calendar become the epoch.
     """
+    seconds, rest = divmod(max(milliseconds, 0), 1000)
     try:
-        moment = _EPOCH + timedelta(milliseconds=max(milliseconds, 0))
+        return f"{second(seconds)}.{rest:03}Z"
     except OverflowError:
-        moment = _EPOCH
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return f"{second(0)}.000Z"
 
 
 def _content(
@@ -94,14 +92,13 @@ def _value(raw: bytes | None, format: Format) -> tuple[Any, str]:
         text = base64.b64encode(raw).decode("ascii")
         return {"base64": text}, text
     try:
-        # A byte order mark is no part of the text.
-        text = raw.decode("utf-8-sig")
+        text = events.without_mark(raw).decode()
     except UnicodeDecodeError as error:
         raise _failed(f"the value is not UTF-8 (byte {error.start}); format: {format}") from None
     if format is Format.TEXT:
         return {"message": text}, text
     try:
-        return strict_json(text), text
+        return jsons.strict(text), text
     except ValueError as error:
         if format is Format.AUTO:
             return {"message": text}, text

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from flowbinding_api import FlowBinding
 from flowbinding_api.binding import API_VERSION
 from flowbinding_api.flow import Flow
 from flowbinding_api.templates import Environment
+from flowbinding_worker import jsons
 from flowbinding_worker.payload.decode import iso_timestamp, key_text
 from flowbinding_worker.payload.render import NativeTemplate, TextTemplate, single_expression
-from flowbinding_worker.payload.strict import strict_json
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError, Record, Stage
 
 EVENT_TYPE = "io.flowbinding.result"
 """Type of the CloudEvents that carry results."""
-
-_COMPACT = (",", ":")
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=_COMPACT, allow_nan=False)
 
 
 class OutputKey:
@@ -114,7 +108,7 @@ def cloud_event(binding: FlowBinding, record: Record, content: Any) -> bytes:
 def data_or_text(text: str) -> Any:
     """What a rendered value holds: JSON where it parses, else the text."""
     try:
-        return strict_json(text)
+        return jsons.strict(text)
     except ValueError:
         return text
 
@@ -146,35 +140,11 @@ def encode(field: str, text: str) -> bytes:
 
 def _json(value: Any) -> bytes:
     try:
-        return _encoded(value)
-    except (RecursionError, ValueError) as error:
-        deep = isinstance(error, RecursionError)
+        return jsons.dump(value)
+    except ValueError as error:
         raise ProcessingError(
-            f"the result cannot be written as JSON: {'nested too deeply' if deep else error}",
+            f"the result cannot be written as JSON: {error}",
             failure=Failure.POISON,
             stage=Stage.OUTPUT,
             reason="ResultNotJson",
         ) from None
-
-
-def _encoded(value: Any) -> bytes:
-    try:
-        text = _JSON.encode(value)
-    except ValueError:
-        text = _JSON.encode(_finite(value))
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # Half a surrogate pair has no UTF-8, but JSON can escape it without loss.
-        return json.dumps(_finite(value), separators=_COMPACT).encode()
-
-
-def _finite(value: Any) -> Any:
-    """`value` with NaN and the infinities, which JSON lacks, as null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from flowbinding_worker.delivery.outbox import Delivery
+from flowbinding_worker.delivery.queues import Delivery
 from flowbinding_worker.delivery.spool import Stored
 from flowbinding_worker.delivery.spool_codec import Message
 from flowbinding_worker.job import Job
