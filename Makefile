@@ -16,11 +16,11 @@ TESTBED := PYTHONPATH=tests $(BIN)/python -m testbed
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
-	  /^[a-z0-9-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2} \
+	  /^[a-z0-9-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: .venv/.installed ## Make the virtual environment (.venv) from the locked dependencies
+install: .venv/.installed ## Make the virtual environment (.venv) from locked dependencies
 
 .venv/.installed: requirements/dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,15 +34,15 @@ install: .venv/.installed ## Make the virtual environment (.venv) from the locke
 ##@ Use it
 
 .PHONY: demo
-demo: install ## Show it all: testbed, operator, three chained flows, bursts of messages, 0 to N to 0 workers
+demo: install ## Three chained flows, bursts of messages, 0 to N to 0 workers
 	@PYTHONPATH=tests:examples/loan $(BIN)/python -m demo $(DEMO)
 
 .PHONY: example
-example: install ## Run one of examples/ on the testbed: NAME=consumer, schedule or secured
+example: install ## Run one of examples/: NAME=consumer, schedule or secured
 	@PYTHONPATH=tests $(BIN)/python examples/run.py $(NAME)
 
 .PHONY: up
-up: install ## Start a real Kafka and a real Kubernetes (or use kind when KUBECONFIG says so)
+up: install ## Start a real Kafka and Kubernetes (kind if KUBECONFIG says so)
 	@$(TESTBED) up
 
 .PHONY: down
@@ -93,28 +93,38 @@ integration: install ## Worker and lag client on a real broker, flows on real en
 	@$(BIN)/pytest -n 5 --dist loadfile tests/integration
 
 .PHONY: e2e
+# Three at once; then, one by one, those that stop what the others need or count what it does.
 e2e: install ## Operator, chart and CRD on a real API server
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest -n 3 --dist worksteal -m "not alone" tests/e2e
+	@$(BIN)/pytest -m alone tests/e2e
 
 ##@ Measure it
 
 .PHONY: bench
-bench: bench-worker bench-scaling bench-render ## All benchmarks
+bench: bench-worker bench-scaling bench-render bench-local ## All benchmarks
 
 .PHONY: bench-worker
-bench-worker: install ## The worker against the ideal and against others, 9 min; BENCH=--help, BENCH=--quick
+bench-worker: install ## The worker against others, 9 min; BENCH=--quick, BENCH=--help
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m worker $(BENCH)
 
 .PHONY: bench-render
 bench-render: install ## Messages of 1 KiB that one process renders in a second, 15 s
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m render
 
+.PHONY: bench-local
+bench-local: install ## CPU time and memory of flows in the worker itself, 2 min; LOCAL="--runs 100"
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m local $(LOCAL)
+
 .PHONY: bench-scaling
-bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full for 20 seeds
+bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full
 	@PYTHONPATH=benchmarks $(BIN)/python -m scaling --write $(SCALING)
 
+.PHONY: bench-burst
+bench-burst: install ## A burst of 4,800 messages from zero, five times, 2 min; BURST=--write
+	@PYTHONPATH=tests $(BIN)/python -m scale.burst $(BURST)
+
 .PHONY: scale
-scale: install ## The operator with 1,000 bindings, 5 min; SCALE="--bindings 5000 --soak 600 --write"
+scale: install ## The operator with 1,000 bindings, 5 min; SCALE=--help
 	@PYTHONPATH=tests $(BIN)/python -m scale $(SCALE)
 
 ##@ Change it
@@ -125,7 +135,7 @@ fmt: install ## Format the code
 	@$(BIN)/ruff check --fix --quiet .
 
 .PHONY: generate
-generate: install ## Write what is generated: CRD, chart, reference, flows of the example
+generate: install ## Write what is generated: CRD, chart, reference, example flows
 	@$(BIN)/python crds/generate.py
 	@$(BIN)/python charts/values_table.py
 	@$(BIN)/python examples/loan/make_flows.py

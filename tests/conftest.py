@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,7 +42,14 @@ def helm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this test run, the same in all of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def testbed(run_folder: Path) -> Iterator[Testbed]:
     """Kafka and Kubernetes of this test run alone; a running demo is left in peace.
 
     FLOWBINDING_TESTBED names one that should be used, and kept, instead.
@@ -50,40 +57,37 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
     if os.environ.get("FLOWBINDING_TESTBED"):
         yield Testbed.ensure()
         return
-    bed = Testbed.ensure(root=tmp_path_factory.mktemp("testbed"))
-    try:
+    bed = Testbed(run_folder / "testbed")
+    with _shared(run_folder / "testbed-users", bed.up, bed.down):
         yield bed
-    finally:
-        bed.down()
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[KafkaBroker]:
+def kafka(run_folder: Path) -> Iterator[KafkaBroker]:
     """A plain broker, shared by all processes of a test run."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own if worker_id == "master" else own.parent) / "kafka"
-    with _shared(KafkaBroker(folder, properties=EAGER_CLEANER)) as broker:
+    broker = KafkaBroker(run_folder / "kafka", properties=EAGER_CLEANER)
+    with _shared(run_folder / "kafka-users", broker.start, broker.stop):
         yield broker
 
 
 @contextmanager
-def _shared(broker: KafkaBroker) -> Iterator[KafkaBroker]:
-    """Whoever needs the broker first starts it; the last one to leave stops it.
+def _shared(users: Path, start: Callable[[], object], stop: Callable[[], object]) -> Iterator[None]:
+    """Whoever needs something first starts it; the last one to leave stops it.
 
-    Each process holds a share of a lock, which the kernel takes back from one that dies.
+    Each process holds a share of a lock, which the kernel takes back from one that dies. `start`
+    leaves alone what runs.
     """
-    broker.folder.mkdir(parents=True, exist_ok=True)
-    turn = broker.folder / "turn"
-    with (broker.folder / "users").open("a") as users:
+    turn = users.with_suffix(".turn")
+    with users.open("a") as share:
         with files.locked(turn):
-            fcntl.flock(users, fcntl.LOCK_SH)
-            broker.start()
+            fcntl.flock(share, fcntl.LOCK_SH)
+            start()
         try:
-            yield broker
+            yield
         finally:
             with files.locked(turn), suppress(BlockingIOError):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                broker.stop()
+                fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stop()
 
 
 @pytest.fixture

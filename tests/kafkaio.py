@@ -57,10 +57,16 @@ async def create_topics(
     async with admin(bootstrap) as client:
         topics = [NewTopic(name, partitions, replicas, topic_configs=settings) for name in names]
         answer = await client.create_topics(topics)
-    for _, code, *message in answer.topic_errors:
-        error = for_code(code)
-        if code and error is not TopicAlreadyExistsError:
-            raise error(*message)
+        for _, code, *message in answer.topic_errors:
+            error = for_code(code)
+            if code and error is not TopicAlreadyExistsError:
+                raise error(*message)
+        # The controller knows them before the brokers do.
+        async with asyncio.timeout(30):
+            while True:
+                if set(names) <= set(await client.list_topics()):
+                    return
+                await asyncio.sleep(0.02)
 
 
 async def delete_topics(bootstrap: str, *names: str) -> None:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 Object = dict[str, Any]
 
 
-async def eventually(what: str, probe: Callable[[], T], *, seconds: float = 30) -> T:
+async def eventually(what: str, probe: Callable[[], T], *, seconds: float = 60) -> T:
     """Ask `probe` until it returns something true, and return that.
 
     Raises:
@@ -75,7 +75,7 @@ class Namespace:
         return "", ""
 
     async def has_condition(
-        self, name: str, kind: str, status: str, reason: str, *, seconds: float = 30
+        self, name: str, kind: str, status: str, reason: str, *, seconds: float = 60
     ) -> None:
         """Wait for a condition."""
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 import kafkaio
 from e2e.cluster import Namespace
 from kafkaio import TopicFactory
-from testbed import Testbed
+from testbed import Testbed, files
 
 
 @pytest.fixture(scope="session")
-def operator(testbed: Testbed) -> Testbed:
+def operator(testbed: Testbed, run_folder: Path) -> Testbed:
     """The testbed with the operator in it, under the chart's own service account and role."""
-    testbed.install_operator({"logLevel": "info"})
+    # Helm installs once at a time; what is there already is left as it is.
+    with files.locked(run_folder / "install.turn"):
+        testbed.install_operator({"logLevel": "info"})
     return testbed
 
 

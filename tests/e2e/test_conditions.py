@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,28 +103,63 @@ async def test_an_unknown_flow(
         assert len({call.request_id for call in server.calls}) == 5
 
 
+@pytest.fixture
+def claim(operator: Testbed, namespace: Namespace, tmp_path: Path) -> Iterator[Path]:
+    """What the PersistentVolumeClaim `flows` holds."""
+    if operator.kind_context:
+        pytest.skip("the nodes of a kind cluster do not see this machine's files")
+    size = {"storage": "1Mi"}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": namespace.name},
+        "spec": {
+            "capacity": size,
+            "accessModes": ["ReadOnlyMany"],
+            "hostPath": {"path": str(tmp_path)},
+        },
+    }
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "flows"},
+        "spec": {
+            "accessModes": ["ReadOnlyMany"],
+            "resources": {"requests": size},
+            "storageClassName": "",
+            "volumeName": namespace.name,
+        },
+    }
+    operator.kubectl("apply", "-f", "-", input=json.dumps(volume))
+    namespace.apply(wanted)
+    yield tmp_path
+    operator.kubectl("delete", "pv", namespace.name, "--wait=false")
+
+
 async def test_a_broken_flow_file(
-    operator: Testbed, namespace: Namespace, new_topic: TopicFactory
+    operator: Testbed, namespace: Namespace, new_topic: TopicFactory, claim: Path
 ) -> None:
     topic, output = await new_topic(), await new_topic()
-    config_map: dict[str, Any] = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "flows"},
-        "data": {"echo.json": "{broken"},
-    }
-    flow = {
+    flow: dict[str, Any] = {
         "backend": "Local",
         "file": {"configMapKeyRef": {"name": "flows", "key": "echo.json"}},
     }
-    namespace.apply(binding("local", source={"topic": topic}, flow=flow, output={"topic": output}))
+    local = binding("local", source={"topic": topic}, flow=flow, output={"topic": output})
+    namespace.apply(local)
     await namespace.has_condition("local", "Ready", "False", "ConfigMapMissing")
-    namespace.apply(config_map)
-    await namespace.has_condition("local", "FlowConfigured", "False", "FlowFileInvalid")
-    await kafkaio.produce(operator.bootstrap, topic, [(None, b"hello")])
 
-    config_map["data"]["echo.json"] = FLOW.read_text()
-    namespace.apply(config_map)
+    file = claim / "risk" / "echo.json"
+    file.parent.mkdir()
+    file.write_text("{broken")
+    path = str(file.relative_to(claim))
+    flow["file"] = {"persistentVolumeClaim": {"claimName": "flows", "path": path}}
+    namespace.apply({**local, "spec": {**local["spec"], "flow": flow}})
+    await kafkaio.produce(operator.bootstrap, topic, [(None, b"hello")])
+    await namespace.has_condition("local", "Ready", "False", "FlowFileInvalid")
+    [said] = [c for c in namespace.status("local")["conditions"] if c["type"] == "Ready"]
+    assert "risk/echo.json of PersistentVolumeClaim flows" in said["message"]
+
+    file.write_text(FLOW.read_text())
     (result,) = await kafkaio.read_until(operator.bootstrap, output, 1)
     assert json.loads(result.value)["result"] == "hello"
     await namespace.has_condition("local", "Ready", "True", "Ready")
@@ -152,6 +189,7 @@ async def test_an_output_topic_that_does_not_exist(
     await namespace.has_condition("blocked", "Degraded", "False", "Healthy")
 
 
+@pytest.mark.alone
 async def test_kafka_away_and_back(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from testbed import Testbed
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 RUN = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "run.py"))
 OUTCOMES = {

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import uuid
 
 import pytest
 
 import kafkaio
 from e2e.cluster import Namespace, eventually
+from e2e.flowbinding import flowbinding
 from manifests import manifest
 from testbed import Testbed
 
 pytestmark = pytest.mark.timeout(240)
 
 NEVER = {"cron": "0 0 1 1 *", "value": {"message": "good morning"}}
-
-
-def flowbinding(
-    bed: Testbed, namespace: Namespace, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flowbinding_cli", *arguments, "-n", namespace.name],
-        env={**os.environ, "KUBECONFIG": str(bed.kubeconfig)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 async def test_a_schedule_runs_by_hand_and_its_failure_heals(
@@ -52,15 +37,15 @@ async def test_a_schedule_runs_by_hand_and_its_failure_heals(
     assert namespace.get("cronjob", "nightly-worker")["spec"]["schedule"] == "0 0 1 1 *"
     assert namespace.get("deploy", "nightly-worker") == {}
 
-    bad = flowbinding(operator, namespace, "run", "nightly")
-    assert bad.returncode == 1, bad.stderr
+    bad = flowbinding(namespace, "run", "nightly")
+    assert bad.exit_code == 1, bad.stderr
     assert bad.stdout.startswith("Failed: TemplateFailed: spec.flow.input line 1")
     await namespace.has_condition("nightly", "Degraded", "True", "RunFailed")
     found = namespace.status("nightly")["conditions"][0]
     assert "TemplateFailed: spec.flow.input line 1" in found["message"]
 
-    good = flowbinding(operator, namespace, "run", "nightly", "--value", '{"today": "now"}')
-    assert good.returncode == 0, good.stderr
+    good = flowbinding(namespace, "run", "nightly", "--value", '{"today": "now"}')
+    assert good.exit_code == 0, good.stderr
     assert good.stdout == "Succeeded\n"
     assert "run ended" in good.stderr
     (record,) = await kafkaio.read_until(operator.bootstrap, output, 1)
@@ -84,6 +69,6 @@ async def test_a_schedule_runs_by_hand_and_its_failure_heals(
         "no CronJob", lambda: not namespace.get("cronjob", "nightly-worker").get("spec")
     )
     await namespace.has_condition("nightly", "Ready", "True", "Ready")
-    refused = flowbinding(operator, namespace, "run", "nightly")
-    assert refused.returncode == 1
+    refused = flowbinding(namespace, "run", "nightly")
+    assert refused.exit_code == 1
     assert "has no schedule" in refused.stderr

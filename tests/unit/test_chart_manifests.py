@@ -176,7 +176,8 @@ def test_the_defaults_are_the_operators_own(chart: Chart, monkeypatch: pytest.Mo
     assert found.worker_image == "flowbinding/flowbinding:0.1.0"
     assert found.worker_image_pull_policy == "IfNotPresent"
     assert found.log_format == "json"
-    for name in ("namespaces", "default_kafka", "worker_resources", "poll_seconds", "log_level"):
+    names = ("namespaces", "default_kafka", "worker_resources", "log_level")
+    for name in (*names, "poll_seconds", "probe_seconds"):
         default = getattr(Settings.model_construct(), name)
         assert getattr(found, name) == default, name
 
@@ -188,12 +189,13 @@ def test_every_setting_arrives(chart: Chart, monkeypatch: pytest.MonkeyPatch) ->
         watchNamespaces=["orders"],
         worker={"resources": resources},
         pollIntervalSeconds=0.5,
+        probeIntervalSeconds=0,
         logLevel="debug",
         logFormat="console",
     )
     found = settings(rendered, monkeypatch)
     assert found.namespaces == ("orders",)
-    assert found.poll_seconds == 0.5
+    assert (found.poll_seconds, found.probe_seconds) == (0.5, 0)
     assert (found.log_level, found.log_format) == ("debug", "console")
     assert found.worker_image_pull_secrets == ("registry",)
     assert found.worker_resources.limits == {"memory": "2Gi", "cpu": "2"}

@@ -78,6 +78,8 @@ def test_the_defaults_are_valid(validator: Validator, defaults: dict[str, Any]) 
         {"pollIntervalSeconds": "2"},
         {"pollIntervalSeconds": 0},
         {"pollIntervalSeconds": 301},
+        {"probeIntervalSeconds": -1},
+        {"probeIntervalSeconds": 86401},
         {"logLevel": "trace"},
         {"logFormat": "xml"},
         {"commonLabels": {"team": 1}},

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scale import burst
 from scale.figures import BLOCKS, Scrape, growth, quantile
 from scale.measure import Mark, Result, phase
 from scale.report import misses, section, sentences, table
@@ -100,3 +101,27 @@ def test_the_report_names_what_was_missed_and_replaces_itself(tmp_path: Path) ->
     assert text.count("## Fleet") == 1
     assert "12.0 s" in text
     assert "61.0 s" not in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([(-0.5, 8), (1.5, 24)], "met"),
+        ([(6.0, 24)], "missed"),
+        ([(1.0, 8), (3.0, 24)], "missed"),
+    ],
+)
+def test_a_burst_is_answered_in_time_and_in_one_step(
+    steps: list[tuple[float, int]], told: str, tmp_path: Path
+) -> None:
+    answers = [burst.Answer(steps)] * 5
+    (said,) = burst.sentences(answers)
+    assert said.endswith(f"{told}.")
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Benchmarks\n\n<!-- other -->\n")
+    for _ in range(2):
+        write_section(path, burst.section(answers, "make bench-burst"))
+    text = path.read_text()
+    assert text.startswith("# Benchmarks\n\n<!-- other -->\n")
+    assert text.count("## Burst") == text.count(said) == 1
+    assert text.count(f"| {steps[-1][0]:.2f} | {len(steps)} |") == 5

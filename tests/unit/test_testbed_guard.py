@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def test_the_env_file_works_in_a_shell_and_for_a_reader_of_lines(tmp_path: Path)
         ["sh", "-euc", script], env={"PATH": "/bin"}, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.strip() == f"{folder}/kubeconfig|127.0.0.1:1|{folder}/bin:/bin"
+    scripts = sysconfig.get_path("scripts")
+    assert done.stdout.strip() == f"{folder}/kubeconfig|127.0.0.1:1|{folder}/bin:/bin:{scripts}"
     values = dict(line.split("=", 1) for line in text.splitlines())
     assert values["FLOWBINDING_KAFKA"] == "127.0.0.1:1"
 
