@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_api.offsets import Figures, decode
@@ -38,7 +38,7 @@ from flowbinding_worker.ports import (
     Record,
     Stage,
 )
-from flowbinding_worker.processing import Outcome, Processor
+from flowbinding_worker.processing import Outcome, Processor, Reader
 from manifests import manifest, merge
 
 P0, P1 = Partition("in", 0), Partition("in", 1)
@@ -365,11 +365,12 @@ class Worker:
         self.metrics = Metrics()
         self.spool: Path | None = None
         """Directory in which results may wait."""
+        self.reader: Reader | None = None
         self.engine: Engine
         self.stop: Stop
         self.task: asyncio.Task[None]
 
-    async def __aenter__(self) -> Worker:
+    async def __aenter__(self) -> Self:
         spool = None
         if self.spool is not None:
             output = self.binding.spec.output
@@ -386,6 +387,7 @@ class Worker:
             producer=self.producer,
             offsets=self.offsets,
             spool=spool,
+            reader=self.reader,
         )
         work = self.engine._parts.work
         watched = cast(Processor, Watched(work._processor, self.broker.finished))

@@ -27,10 +27,11 @@ JsonPointer = Annotated[str, StringConstraints(max_length=1024, pattern=r"^(/([^
 """A JSON pointer (RFC 6901); the empty one means the whole document, -1 the last of a list."""
 
 
-TokenUrl = Annotated[
+PlainUrl = Annotated[
     str,
     StringConstraints(min_length=8, max_length=2048, pattern=r"^https?://[^\s/@?#]+(/[^\s]*)?$"),
 ]
+"""An http or https URL without a user or a password in it."""
 
 
 class Preset(StrEnum):
@@ -133,7 +134,7 @@ class BasicAuth(ApiModel):
 class OAuth2(ApiModel):
     """Tokens by OAuth 2.0 client credentials (RFC 6749, section 4.4)."""
 
-    token_url: TokenUrl
+    token_url: PlainUrl
     """The token endpoint; without a user or a password in it."""
     client_id_secret_ref: SecretKeyRef
     """The client id."""
@@ -156,7 +157,7 @@ class OAuth2(ApiModel):
 
 
 class FlowAuth(ApiModel):
-    """What proves to the flow server who asks, in the header Authorization; exactly one way."""
+    """What proves to a server who asks, in the header Authorization; exactly one way."""
 
     bearer_token_secret_ref: SecretKeyRef | None = None
     """A bearer token."""
@@ -176,11 +177,11 @@ class FlowAuth(ApiModel):
 
 
 class FlowTls(ApiModel):
-    """TLS to the flow server."""
+    """TLS to a server."""
 
     ca_secret_ref: SecretKeyRef | None = None
     """CA certificates (PEM) to trust; the system's when absent. The token endpoint of
-    spec.flow.auth.oauth2 may have a certificate of either."""
+    auth.oauth2 may have a certificate of either."""
     certificate_secret_ref: SecretKeyRef | None = None
     """Client certificate (PEM), with its chain."""
     key_secret_ref: SecretKeyRef | None = None

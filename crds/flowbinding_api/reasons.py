@@ -70,6 +70,9 @@ class Reason(StrEnum):
     # Degraded, as workers report it
     OUTPUT_UNAVAILABLE = "OutputUnavailable"
     DEAD_LETTER_UNAVAILABLE = "DeadLetterUnavailable"
+    SCHEMA_REGISTRY_UNREACHABLE = "SchemaRegistryUnreachable"
+    SCHEMA_REGISTRY_UNAUTHORIZED = "SchemaRegistryUnauthorized"
+    SCHEMA_REGISTRY_MISCONFIGURED = "SchemaRegistryMisconfigured"
     RECORD_UNREADABLE = "RecordUnreadable"
     OFFSET_OUT_OF_RANGE = "OffsetOutOfRange"
     DEAD_LETTER_FLOOD = "DeadLetterFlood"

@@ -26,6 +26,7 @@ def with_kafka_defaults(binding: FlowBinding, defaults: Kafka) -> FlowBinding:
         bootstrap_servers=given.bootstrap_servers or defaults.bootstrap_servers,
         tls=given.tls if given.tls is not None else defaults.tls,
         sasl=given.sasl if given.sasl is not None else defaults.sasl,
+        schema_registry=given.schema_registry,
     )
     spec = binding.spec.model_copy(update={"kafka": merged})
     return binding.model_copy(update={"spec": spec})

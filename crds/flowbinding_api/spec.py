@@ -22,6 +22,7 @@ from flowbinding_api.base import (
 )
 from flowbinding_api.flow import Flow
 from flowbinding_api.provisioning import Provisioning
+from flowbinding_api.registry import SchemaRegistry
 from flowbinding_api.routes import Route
 from flowbinding_api.scaling import Scaling
 from flowbinding_api.schedule import RunSchedule
@@ -56,6 +57,8 @@ class Format(StrEnum):
     BYTES = "Bytes"
     CLOUD_EVENTS = "CloudEvents"
     REPORT = "Report"
+    AVRO = "Avro"
+    JSON_SCHEMA = "JsonSchema"
 
 
 class SaslMechanism(StrEnum):
@@ -104,7 +107,9 @@ class Source(ApiModel):
     format: Format = Format.AUTO
     """How bytes become `value`. Auto: JSON when it parses, else {"message": text}; the data of a
     CloudEvent whose headers say that it is one. CloudEvents, Report: the data of the event, or the
-    report, and nothing else is taken; `event` in templates has what the envelope says."""
+    report, and nothing else is taken; `event` in templates has what the envelope says. Avro: the
+    value with the number of its schema before it, which spec.kafka.schemaRegistry is asked for.
+    JsonSchema: JSON with such a number before it."""
     filter: Expression | None = None
     """Jinja2 expression; a message for which it is false is done without a run, and counted."""
 
@@ -172,6 +177,15 @@ class Kafka(ApiModel):
     """TLS to the brokers."""
     sasl: Sasl | None = None
     """Authentication to the brokers."""
+    schema_registry: SchemaRegistry | None = None
+    """The registry that has the schemas of messages in Avro. The operator has no default for it."""
+
+    @property
+    def brokers(self) -> Kafka:
+        """What clients of the brokers differ in."""
+        if self.schema_registry is None:
+            return self
+        return self.model_copy(update={"schema_registry": None})
 
 
 class Envelope(StrEnum):
@@ -373,6 +387,24 @@ class FlowBindingSpec(ApiModel):
             "must not be a source topic: every dead letter would run the flow again",
             "deadLetter.topic",
             lambda spec: not _consumed(spec, spec["deadLetter"].get("topic")),
+        ),
+        Rule(
+            "self.source.format != 'Avro' || has(self.kafka) && has(self.kafka.schemaRegistry)",
+            "required by source.format Avro",
+            "kafka.schemaRegistry",
+            lambda spec: (
+                spec["source"].get("format") != "Avro"
+                or spec["kafka"].get("schemaRegistry") is not None
+            ),
+        ),
+        Rule(
+            "!has(self.source.schedule) || !(self.source.format in ['Avro', 'JsonSchema'])",
+            "with a schedule, the message is what source.schedule.value says: JSON",
+            "source.format",
+            lambda spec: (
+                spec["source"].get("schedule") is None
+                or spec["source"].get("format") not in ("Avro", "JsonSchema")
+            ),
         ),
         Rule(
             "!has(self.source.schedule) || !has(self.output)"

@@ -252,6 +252,27 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "The message names partition and offset. Move the group's offset past it if it can be "
         "spared, then delete the worker Pod that holds the partition.",
     ),
+    Reason.SCHEMA_REGISTRY_UNREACHABLE: (
+        "Degraded=True",
+        "A message needs a schema that the worker has not read yet, and the schema registry does "
+        "not answer in time, is busy (429) or fails (5xx). Messages wait and lose no attempts; the "
+        "registry is tried again, every 15 s at most.",
+        "Look after the registry. If only workers cannot reach it, check "
+        "spec.kafka.schemaRegistry.url and NetworkPolicies.",
+    ),
+    Reason.SCHEMA_REGISTRY_UNAUTHORIZED: (
+        "Degraded=True",
+        "The schema registry refuses the user, the token or the certificate (401 or 403), or the "
+        "token endpoint refuses the client. Messages wait and lose no attempts.",
+        "Repair the Secret behind spec.kafka.schemaRegistry.auth, which workers read anew, or the "
+        "rights: the user has to read schemas by their number.",
+    ),
+    Reason.SCHEMA_REGISTRY_MISCONFIGURED: (
+        "Degraded=True",
+        "What answers at spec.kafka.schemaRegistry.url is no schema registry with Confluent's "
+        "interface, there is no such host, or TLS to it fails. Messages wait and lose no attempts.",
+        "Check the URL, with its path: Apicurio has the interface at /apis/ccompat/v7.",
+    ),
     Reason.OFFSET_OUT_OF_RANGE: (
         "Degraded=True",
         "A partition ends before the offset that the group has committed: the topic was deleted "

@@ -64,7 +64,7 @@ class Track:
     def source(self) -> tuple[object, ...]:
         """What offsets are of: numbers of another cluster, group or topics mean nothing here."""
         source = self.spec.source
-        return (source.all_topics, source.consumer_group, self.spec.kafka)
+        return (source.all_topics, source.consumer_group, self.spec.kafka.brokers)
 
     def follow(self, spec: FlowBindingSpec) -> None:
         """Take in what the user wants now."""

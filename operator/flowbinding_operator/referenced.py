@@ -137,6 +137,7 @@ def version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
 
 def cluster_id(kafka: Kafka, objects: Objects) -> str:
     """Identifies a cluster and a set of credentials: bindings that share it share a client."""
+    kafka = kafka.brokers
     names = {ref.name for ref in references_in("spec.kafka", kafka)}
     secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
     digest = content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])

@@ -17,6 +17,8 @@ from flowbinding_api.reasons import Reason
 
 Kind = Literal["Secret", "ConfigMap"]
 
+_REGISTRY = "spec.kafka.schemaRegistry."
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -38,13 +40,13 @@ class Reference:
 
     @property
     def reloaded(self) -> bool:
-        """Whether a running worker notices a change: it reads the flow's key and file anew."""
-        return self.field.startswith("spec.flow.")
+        """Whether a running worker notices a change: it reads what servers ask for anew."""
+        return self.field.startswith(("spec.flow.", _REGISTRY))
 
     @property
     def of_kafka(self) -> bool:
         """Whether the operator itself needs it, to ask Kafka."""
-        return self.field.startswith("spec.kafka.")
+        return self.field.startswith("spec.kafka.") and not self.field.startswith(_REGISTRY)
 
 
 @dataclass(frozen=True, slots=True)

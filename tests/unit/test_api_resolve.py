@@ -16,7 +16,9 @@ def test_kafka_defaults_fill_only_what_is_missing() -> None:
     defaults = Kafka(bootstrap_servers="default:9092", tls=Tls(enabled=True))
     bare = with_kafka_defaults(parse_binding(manifest()), defaults)
     assert bare.spec.kafka == defaults
-    own = parse_binding(manifest(kafka={"bootstrapServers": "own:9092", "tls": {"enabled": False}}))
+    given = {"bootstrapServers": "own:9092", "tls": {"enabled": False}}
+    registry = {"url": "http://registry:8081"}
+    own = parse_binding(manifest(kafka={**given, "schemaRegistry": registry}))
     assert with_kafka_defaults(own, defaults).spec.kafka == own.spec.kafka
 
 

@@ -12,6 +12,7 @@ from flowbinding_api.binding import FlowBinding, parse_binding
 from flowbinding_api.worker import PullPolicy, Resources
 from flowbinding_operator import desired
 from flowbinding_operator.pod import Defaults, selector_labels
+from flowbinding_operator.referenced import cluster_id
 from flowbinding_operator.references import references
 from operator_fakes import manifest
 
@@ -284,6 +285,19 @@ def test_what_proves_who_asks_is_mounted_and_a_change_rolls_nothing() -> None:
     assert [item["key"] for item in volume["items"]] == [
         *("ca.crt", "id", "secret", "tls.crt", "tls.key")
     ]
+
+
+def test_secrets_of_a_schema_registry_are_the_worker_s_alone() -> None:
+    def kafka(key: str) -> dict[str, Any]:
+        token = {"bearerTokenSecretRef": {"name": "registry", "key": key}}
+        return {"schemaRegistry": {"url": "https://registry:8081", "auth": token}}
+
+    one, other = (parse_binding(manifest(kafka=kafka(key))) for key in ("token", "other"))
+    (token,) = references(one)
+    assert token.field == "spec.kafka.schemaRegistry.auth.bearerTokenSecretRef"
+    assert (token.mounted, token.reloaded, token.of_kafka) == (True, True, False)
+    # Bindings that differ in it share a client of the brokers.
+    assert cluster_id(one.spec.kafka, {}) == cluster_id(other.spec.kafka, {})
 
 
 def test_the_volume_of_a_flow_file_is_mounted_read_only() -> None:

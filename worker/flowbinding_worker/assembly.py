@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowbinding_api import FlowBinding
-from flowbinding_api.spec import Guarantee, Ordering, Spool
+from flowbinding_api.spec import Format, Guarantee, Ordering, Spool
 from flowbinding_worker.committer import Committer
 from flowbinding_worker.control.retry import RetryPolicy
 from flowbinding_worker.delivery.headers import Identity
@@ -27,7 +27,7 @@ from flowbinding_worker.kafka.producer import KafkaProducer
 from flowbinding_worker.metrics import Metrics
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Flow
-from flowbinding_worker.processing import PayloadPort, Processor
+from flowbinding_worker.processing import PayloadPort, Processor, Reader
 from flowbinding_worker.transactions.exactly_once import Transactions
 from flowbinding_worker.transactions.group import (
     FencedConsumer,
@@ -78,6 +78,20 @@ def make_engine(
         spool=open_spool(spool, binding.consumer_group, room, metrics.spool_broken.inc),
         transactions=transactions,
         trouble=trouble,
+        reader=make_reader(binding, files, metrics),
+    )
+
+
+def make_reader(binding: FlowBinding, files: Files, metrics: Metrics) -> Reader | None:
+    """What makes messages readable that cannot be decoded as they are, if they need it."""
+    registry = binding.spec.kafka.schema_registry
+    if registry is None or binding.spec.source.format is not Format.AVRO:
+        return None
+    # Only here: httpx takes a while to import, and Local flows do without it.
+    from flowbinding_worker.schemas import AvroReader
+
+    return AvroReader(
+        registry, files, lambda outcome: metrics.schema_requests.labels(outcome).inc()
     )
 
 
@@ -94,13 +108,14 @@ def compose(
     spool: ResultSpool | None = None,
     transactions: Transactions | None = None,
     trouble: Trouble | None = None,
+    reader: Reader | None = None,
 ) -> tuple[Engine, Stop]:
     """Connect the parts; everything that does I/O is given."""
     spec = binding.spec
     trouble, stop = trouble or Trouble(), Stop()
     spool = spool or ResultSpool(None, 0, metrics.spool_broken.inc)
     processor = make_processor(
-        binding, instance, metrics, flow, payload, producer, spool, trouble, transactions
+        binding, instance, metrics, flow, payload, producer, spool, trouble, transactions, reader
     )
     retry = RetryPolicy(spec.retry)
     work = Work(spec, processor, retry, metrics, trouble, consumer.partitions)
@@ -137,12 +152,13 @@ def make_processor(
     spool: ResultSpool,
     trouble: Trouble,
     transactions: Transactions | None = None,
+    reader: Reader | None = None,
 ) -> Processor:
     """What takes a message from its bytes to its result or its dead letter."""
     who, to = Identity.of(binding, instance), binding.spec.output
     writing = Writing(binding, who, producer, spool, trouble, transactions)
     output = Output(to.envelope, writing) if to is not None else None
-    return Processor(payload, flow, output, DeadLetters(writing), spool, metrics)
+    return Processor(payload, flow, output, DeadLetters(writing), spool, metrics, reader)
 
 
 def grace_seconds(binding: FlowBinding) -> float:

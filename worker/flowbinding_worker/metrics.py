@@ -34,6 +34,11 @@ class Metrics:
             " and others' when it came (Finished, TakenOver).",
             "outcome",
         )
+        self.schema_requests = self._counter(
+            "schema_requests",
+            "Requests to the schema registry (Found, Unknown, Failed).",
+            "outcome",
+        )
         self.metadata_ignored = self._counter(
             "metadata_ignored",
             "Times that commit metadata was foreign, broken or of another topic.",

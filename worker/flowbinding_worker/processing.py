@@ -60,6 +60,20 @@ class PayloadPort(Protocol):
         """Key, value and topic of the result."""
 
 
+class Reader(Protocol):
+    """Makes records readable that cannot be decoded as they are; `schemas.AvroReader` does it."""
+
+    async def read(self, record: Record) -> Record:
+        """The record as the payload takes it.
+
+        Raises:
+            ProcessingError: Classified.
+        """
+
+    async def close(self) -> None:
+        """Release everything."""
+
+
 class Processor:
     """Takes messages through all steps; holds no state of any message.
 
@@ -70,6 +84,7 @@ class Processor:
         dead_letters: Writes what cannot be processed.
         spool: Where both wait while Kafka does not take them.
         metrics: Counts.
+        reader: Makes records readable; None when they are as they come.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class Processor:
         dead_letters: DeadLetters,
         spool: Spool,
         metrics: Metrics,
+        reader: Reader | None = None,
     ) -> None:
         self._payload = payload
         self._flow = flow
@@ -87,6 +103,7 @@ class Processor:
         self._dead_letters = dead_letters
         self._spool = spool
         self._metrics = metrics
+        self._reader = reader
         self.seconds_per_message = Mean()
         """Mean time that a message which succeeds holds a slot."""
 
@@ -95,7 +112,8 @@ class Processor:
 
         Args:
             job: The message.
-            call: Told how the flow did; not touched when the flow is not called.
+            call: Told how the flow did; not touched when the flow is not called, unless no message
+                can be read.
 
         Returns:
             The result on its way. It may wait for Kafka for hours, on disk: `Delivery.done` raises
@@ -106,7 +124,10 @@ class Processor:
             ProcessingError: Classified.
             OutdatedError: The message was taken away meanwhile.
         """
-        request = self._payload.request(job.record)
+        record = job.record
+        if self._reader is not None:
+            record = await self._read(self._reader, record, call)
+        request = self._payload.request(record)
         if request is None:
             return Outcome.FILTERED
         started = time.monotonic()
@@ -116,7 +137,7 @@ class Processor:
         _log_answer(job.record, result, time.monotonic() - started)
         if self._output is None:
             return Outcome.SUCCEEDED
-        return self._output.write(job, *self._payload.output(job.record, request, result))
+        return self._output.write(job, *self._payload.output(record, request, result))
 
     async def bury(self, job: Job, error: ProcessingError) -> Outcome:
         """Make a message a dead letter; returns when that is acknowledged.
@@ -167,11 +188,23 @@ class Processor:
             await self._output.close()
         await self._dead_letters.close()
         await self._spool.close()
+        if self._reader is not None:
+            await self._reader.close()
 
     def _buried(self, job: Job, reason: str) -> Outcome:
         self._metrics.dead_letters.labels(reason).inc()
         log.warning("dead letter", reason=reason, **where(job.record))
         return Outcome.DEAD_LETTERED
+
+    @staticmethod
+    async def _read(reader: Reader, record: Record, call: Call) -> Record:
+        try:
+            return await reader.read(record)
+        except ProcessingError as error:
+            # What is wrong with one message says nothing about the flow.
+            if error.failure is Failure.CONFIGURATION:
+                call.failed(error, time.monotonic())
+            raise
 
     async def _call(self, request: FlowRequest, call: Call) -> FlowResult:
         started = time.monotonic()

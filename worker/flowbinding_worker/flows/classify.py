@@ -306,10 +306,15 @@ def _address_hint(answer: Answer) -> str:
     return "check spec.flow.url"
 
 
-def redirect_hint(answer: Answer) -> str:
-    """What to do about a redirect."""
+def redirect_hint(answer: Answer, field: str = "spec.flow.url") -> str:
+    """What to do about a redirect.
+
+    Args:
+        answer: The redirect.
+        field: Path of the field that names the server.
+    """
     where = _without_query(answer.location) or "nowhere"
-    return f"it redirects to {where}: set spec.flow.url to the server itself"
+    return f"it redirects to {where}: set {field} to the server itself"
 
 
 def _detail(answer: Answer) -> Any:

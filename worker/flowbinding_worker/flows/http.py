@@ -11,7 +11,7 @@ from flowbinding_api.presets import resolved
 from flowbinding_worker import jsons
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.http_answer import read
-from flowbinding_worker.flows.http_client import FlowClient
+from flowbinding_worker.flows.http_client import FlowClient, Server
 from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
 
@@ -38,7 +38,7 @@ class HttpFlow:
     ) -> None:
         self._http = resolved(flow.http, flow.url or "")
         self._method = str(self._http.method)
-        self._client = FlowClient(flow, files, slots=slots, transport=transport)
+        self._client = FlowClient(Server.of_flow(flow), files, transport=transport)
         self._answered = ""
         """Path of the last run that succeeded."""
 

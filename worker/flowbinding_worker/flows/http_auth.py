@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from flowbinding_api.base import SecretKeyRef
-from flowbinding_api.flow import Flow
-from flowbinding_api.flow_http import BasicAuth
+from flowbinding_api.flow_http import BasicAuth, FlowAuth, FlowTls
 from flowbinding_api.reasons import Reason
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import misconfigured
@@ -21,19 +20,36 @@ _BEARER = "Bearer "
 
 
 class Credentials:
-    """The headers that `spec.flow.apiKeySecretRef` and `spec.flow.auth` ask for.
+    """The headers that a server's `apiKeySecretRef` and `auth` ask for.
 
     Args:
-        flow: The flow.
+        auth: The user's.
+        tls: The server's; its authority counts for the token endpoint too.
         files: Where its Secrets are mounted.
         transport: To the token endpoint; a real one if None.
+        field: Path of what names the server, for messages.
+        api_key: A key, if there is one.
+        api_key_header: The header that has it.
     """
 
-    def __init__(self, flow: Flow, files: Files, transport: Transport | None = None) -> None:
-        self._flow = flow
+    def __init__(
+        self,
+        auth: FlowAuth | None,
+        tls: FlowTls | None,
+        files: Files,
+        transport: Transport | None,
+        field: str,
+        api_key: SecretKeyRef | None,
+        api_key_header: str,
+    ) -> None:
+        self._auth = auth
         self._files = files
-        oauth = flow.auth.oauth2 if flow.auth is not None else None
-        self._tokens = TokenSource(oauth, flow.tls, files, transport) if oauth else None
+        self._field = field
+        self._api_key = api_key
+        self._api_key_header = api_key_header
+        oauth = auth.oauth2 if auth is not None else None
+        field = f"{field}.auth.oauth2"
+        self._tokens = TokenSource(oauth, tls, files, transport, field=field) if oauth else None
 
     def check(self) -> Mapping[str, str]:
         """The headers as far as they can be had without asking anybody.
@@ -75,14 +91,14 @@ class Credentials:
 
     def _fixed(self) -> dict[str, str]:
         headers = {}
-        ref, auth = self._flow.api_key_secret_ref, self._flow.auth
+        ref, auth = self._api_key, self._auth
         if ref is not None:
-            key = header_text(self._files, ref, "spec.flow.apiKeySecretRef", "the API key")
+            key = header_text(self._files, ref, f"{self._field}.apiKeySecretRef", "the API key")
             # `Bearer <token>` is a secret, and the token alone is one.
             redact.learn(key.rpartition(" ")[2])
-            headers[self._flow.api_key_header] = key
+            headers[self._api_key_header] = key
         if auth is not None and auth.bearer_token_secret_ref is not None:
-            field = "spec.flow.auth.bearerTokenSecretRef"
+            field = f"{self._field}.auth.bearerTokenSecretRef"
             token = header_text(self._files, auth.bearer_token_secret_ref, field, "the token")
             headers[_AUTHORIZATION] = _BEARER + token
         if auth is not None and auth.basic is not None:
@@ -90,7 +106,7 @@ class Credentials:
         return headers
 
     def _basic(self, basic: BasicAuth) -> str:
-        field = "spec.flow.auth.basic"
+        field = f"{self._field}.auth.basic"
         user = self._files.name(basic.username_secret_ref, f"{field}.usernameSecretRef")
         password = self._files.secret(basic.password_secret_ref, f"{field}.passwordSecretRef")
         return basic_header(user, password)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import httpx
 
+from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.flow import Flow
+from flowbinding_api.flow_http import FlowAuth, FlowTls
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import Answer, misconfigured, timed_out
 from flowbinding_worker.flows.http_auth import Credentials
@@ -18,36 +21,71 @@ from flowbinding_worker.flows.transport import ConnectionPool, Transport, make_t
 CONNECT_SHARE = 0.9
 """Of a call's time, for a connection at most: without one, nothing was asked for."""
 
-FIELD = "spec.flow.url"
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which server is called, and as whom.
+
+    Attributes:
+        field: Path of what says so, for messages; `url`, `auth` and `tls` are its fields.
+        url: Its address.
+        timeout_seconds: How long a call may take.
+        auth: What proves who asks.
+        tls: How to know the server, and to be known.
+        api_key_secret_ref: A key that is sent, too.
+        api_key_header: The header that has it.
+    """
+
+    field: str
+    url: str
+    timeout_seconds: float
+    auth: FlowAuth | None = None
+    tls: FlowTls | None = None
+    api_key_secret_ref: SecretKeyRef | None = None
+    api_key_header: str = ""
+
+    @classmethod
+    def of_flow(cls, flow: Flow) -> Server:
+        """The server of a flow that has one."""
+        return cls(
+            "spec.flow",
+            flow.url or "",
+            flow.timeout_seconds,
+            flow.auth,
+            flow.tls,
+            flow.api_key_secret_ref,
+            flow.api_key_header,
+        )
 
 
 class FlowClient:
-    """Calls the server that `spec.flow.url` names.
+    """Calls one server.
 
     Secrets are read for each call, so that new keys, passwords and certificates work at once.
 
     Args:
-        flow: A flow with a URL.
+        server: Which.
         files: Where its Secrets are mounted.
-        slots: Calls in flight at most.
         transport: Instead of a real one, in tests.
     """
 
     def __init__(
         self,
-        flow: Flow,
+        server: Server,
         files: Files,
         *,
-        slots: int,
         transport: Transport | None = None,
     ) -> None:
-        self._flow = flow
-        self._slots = slots
+        self._server = server
         self._given = transport
         self._transport: ConnectionPool | None = None
         self._base: httpx.URL | None = None
-        self._tls = TlsContext(flow.tls, files)
-        self._credentials = Credentials(flow, files, transport)
+        self._field = f"{server.field}.url"
+        self._tls = TlsContext(server.tls, files, f"{server.field}.tls")
+        api_key = server.api_key_secret_ref, server.api_key_header
+        self._credentials = Credentials(
+            server.auth, server.tls, files, transport, server.field, *api_key
+        )
 
     @property
     def base(self) -> httpx.URL:
@@ -56,7 +94,7 @@ class FlowClient:
         Raises:
             ProcessingError: CONFIGURATION, when it is none.
         """
-        self._base = self._base or address(self._flow.url or "", FIELD)
+        self._base = self._base or address(self._server.url, self._field)
         return self._base
 
     def check(self) -> None:
@@ -86,7 +124,7 @@ class FlowClient:
             url: Made from `base`.
             headers: Beside those that prove who asks.
             body: Empty for none.
-            seconds: How long all of it may take; `spec.flow.timeoutSeconds` if None.
+            seconds: How long all of it may take; the server's `timeout_seconds` if None.
 
         Returns:
             The answer, whatever its status.
@@ -94,7 +132,7 @@ class FlowClient:
         Raises:
             ProcessingError: Classified: there is no answer, or nothing to prove who asks.
         """
-        allowed = self._flow.timeout_seconds if seconds is None else seconds
+        allowed = self._server.timeout_seconds if seconds is None else seconds
         transport, loop = self._connected(url), asyncio.get_running_loop()
         deadline, again = loop.time() + allowed, False
         while True:
@@ -103,7 +141,9 @@ class FlowClient:
             self._check_user(url, proof)
             everything = _together(headers, proof)
             try:
-                answer = await exchange(transport, method, url, everything, body, deadline)
+                answer = await exchange(
+                    transport, method, url, everything, body, deadline, self._field
+                )
             except TimeoutError:
                 raise timed_out(allowed) from None
             if again or answer.status != 401 or not self._credentials.outdated(proof):
@@ -124,17 +164,17 @@ class FlowClient:
         if self._given is not None:
             return self._given
         if self._transport is None:
-            most = CONNECT_SHARE * self._flow.timeout_seconds
+            most = CONNECT_SHARE * self._server.timeout_seconds
             self._transport = make_transport(server, most, context)
         self._transport.context = context
         return self._transport
 
-    @staticmethod
-    def _check_user(url: httpx.URL, proof: Mapping[str, str]) -> None:
+    def _check_user(self, url: httpx.URL, proof: Mapping[str, str]) -> None:
         if url.userinfo and any(name.lower() == "authorization" for name in proof):
             raise misconfigured(
-                "spec.flow.url: its user and password travel in the header Authorization, which"
-                " spec.flow.apiKeyHeader or spec.flow.auth needs as well; remove one of them"
+                f"{self._field}: its user and password travel in the header Authorization, which"
+                f" {self._server.field}.apiKeyHeader or {self._server.field}.auth needs as well;"
+                " remove one of them"
             )
 
 

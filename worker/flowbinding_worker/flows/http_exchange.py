@@ -146,7 +146,7 @@ def _lost(url: httpx.URL, field: str, error: Exception) -> ProcessingError:
     if any(isinstance(e, ssl.SSLError) for e in _chain(error)):
         return misconfigured(
             f"{place}: TLS failed: {cause}; check {field}, the server's certificate and"
-            " spec.flow.tls",
+            f" {field.partition('.auth.')[0].removesuffix('.url')}.tls",
             Reason.FLOW_UNREACHABLE,
         )
     if isinstance(error, httpx.UnsupportedProtocol):

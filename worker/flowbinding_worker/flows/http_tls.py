@@ -12,8 +12,6 @@ from flowbinding_api.tls import UNUSABLE, client_context, load_certificate
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import misconfigured
 
-_FIELD = "spec.flow.tls"
-
 
 class TlsContext:
     """The context for new connections to one server; made again when a Secret has changed.
@@ -21,13 +19,17 @@ class TlsContext:
     Args:
         tls: The user's; None for the system's authorities and no certificate.
         files: Where its Secrets are mounted.
+        field: Path of `tls`, for messages.
         of_flow: False for another server than the flow's: the system's authorities count as well
             there, and no certificate of ours is shown.
     """
 
-    def __init__(self, tls: FlowTls | None, files: Files, *, of_flow: bool = True) -> None:
+    def __init__(
+        self, tls: FlowTls | None, files: Files, field: str, *, of_flow: bool = True
+    ) -> None:
         self._tls = tls or FlowTls()
         self._files = files
+        self._field = field
         self._of_flow = of_flow
         self._contents: tuple[bytes | None, ...] = ()
         self._context: ssl.SSLContext | None = None
@@ -45,14 +47,14 @@ class TlsContext:
         return self._context
 
     def _read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        tls, files = self._tls, self._files
+        tls, files, field = self._tls, self._files, self._field
         ca = None
         if tls.ca_secret_ref is not None:
-            ca = files.name(tls.ca_secret_ref, f"{_FIELD}.caSecretRef")
+            ca = files.name(tls.ca_secret_ref, f"{field}.caSecretRef")
         if not self._of_flow or tls.certificate_secret_ref is None or tls.key_secret_ref is None:
             return ca, None, None
-        certificate = files.name(tls.certificate_secret_ref, f"{_FIELD}.certificateSecretRef")
-        return ca, certificate, files.secret(tls.key_secret_ref, f"{_FIELD}.keySecretRef")
+        certificate = files.name(tls.certificate_secret_ref, f"{field}.certificateSecretRef")
+        return ca, certificate, files.secret(tls.key_secret_ref, f"{field}.keySecretRef")
 
     def _made(
         self, ca: bytes | None, certificate: bytes | None, key: bytes | None
@@ -66,21 +68,21 @@ class TlsContext:
                     context.load_verify_locations(cadata=ca.decode())
         except (OSError, *UNUSABLE) as error:
             # Also files that SSL_CERT_FILE names, which may be missing.
-            raise _unusable("caSecretRef", self._tls.ca_secret_ref, error) from None
+            raise _unusable(f"{self._field}.caSecretRef", self._tls.ca_secret_ref, error) from None
         if certificate is not None and key is not None:
             try:
                 load_certificate(context, certificate, key)
             except UNUSABLE as error:
                 ref = self._tls.certificate_secret_ref
-                raise _unusable("certificateSecretRef", ref, error) from None
+                raise _unusable(f"{self._field}.certificateSecretRef", ref, error) from None
         return context
 
 
-def _unusable(name: str, ref: SecretKeyRef | None, error: Exception) -> Exception:
+def _unusable(field: str, ref: SecretKeyRef | None, error: Exception) -> Exception:
     what = getattr(error, "reason", None) or type(error).__name__
     place = f"Secret {ref.name}, key {ref.key}" if ref is not None else "the system's certificates"
     with_key = "; it and the key of keySecretRef must be a pair, without a passphrase"
     return misconfigured(
-        f"{_FIELD}.{name}: {place}: no usable PEM ({what})"
-        f"{with_key if name == 'certificateSecretRef' else ''}"
+        f"{field}: {place}: no usable PEM ({what})"
+        f"{with_key if field.endswith('.certificateSecretRef') else ''}"
     )

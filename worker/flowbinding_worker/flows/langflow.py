@@ -13,7 +13,7 @@ from flowbinding_worker import jsons
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import Answer, http_failure
 from flowbinding_worker.flows.extract import Answers
-from flowbinding_worker.flows.http_client import FlowClient
+from flowbinding_worker.flows.http_client import FlowClient, Server
 from flowbinding_worker.flows.langflow_apis import APIS
 from flowbinding_worker.flows.transport import Transport
 from flowbinding_worker.flows.variables import global_variables
@@ -45,7 +45,7 @@ class LangflowFlow:
         self._flow = flow
         self._files = files
         self._api = APIS[flow.api]
-        self._client = FlowClient(flow, files, slots=slots, transport=transport)
+        self._client = FlowClient(Server.of_flow(flow), files, transport=transport)
         self._url: httpx.URL | None = None
         self._answers = Answers(flow.output_component, self._api.extract)
 

@@ -31,7 +31,6 @@ from flowbinding_worker.flows.transport import ConnectionPool, Transport, make_t
 from flowbinding_worker.ports import Failure, ProcessingError, Stage
 from flowbinding_worker.redaction import redact
 
-FIELD = "spec.flow.auth.oauth2"
 MAX_SECONDS = 30.0
 """How long the token endpoint may take."""
 
@@ -68,6 +67,7 @@ class TokenSource:
         files: Where the Secrets are mounted.
         transport: Instead of a real one, in tests.
         clock: Seconds, monotonic.
+        field: Path of `oauth`, for messages.
     """
 
     def __init__(
@@ -77,12 +77,15 @@ class TokenSource:
         files: Files,
         transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
+        field: str = "spec.flow.auth.oauth2",
     ) -> None:
         self._oauth = oauth
         self._files = files
         self._given = transport
         self._clock = clock
-        self._tls = TlsContext(tls, files, of_flow=False)
+        self._field = field
+        tls_field = f"{field.removesuffix('.auth.oauth2')}.tls"
+        self._tls = TlsContext(tls, files, tls_field, of_flow=False)
         self._transport: ConnectionPool | None = None
         self._token: Token | None = None
         self._given_out: deque[str] = deque()
@@ -142,7 +145,7 @@ class TokenSource:
         return await asyncio.shield(asking)
 
     async def _ask(self, client: tuple[bytes, bytes], seconds: float) -> Token:
-        url = address(self._oauth.token_url, f"{FIELD}.tokenUrl")
+        url = address(self._oauth.token_url, f"{self._field}.tokenUrl")
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
@@ -150,7 +153,7 @@ class TokenSource:
             "Authorization": _basic(client),
         }
         began, deadline = self._clock(), asyncio.get_running_loop().time() + seconds
-        field = f"{FIELD}.tokenUrl"
+        field = f"{self._field}.tokenUrl"
         try:
             answer = await exchange(
                 self._connected(), "POST", url, headers, self._form(), deadline, field
@@ -158,8 +161,8 @@ class TokenSource:
         except TimeoutError:
             raise unreachable(f"{field}: no answer within {seconds:.3g} s") from None
         except ProcessingError as error:
-            raise _not_asked(error) from None
-        self._token = token = _token(answer, client, began)
+            raise _not_asked(error, field) from None
+        self._token = token = _token(answer, client, began, self._field)
         if token.text not in self._given_out:
             self._given_out.append(token.text)
         if len(self._given_out) > REMEMBERED:
@@ -176,8 +179,10 @@ class TokenSource:
 
     def _client(self) -> tuple[bytes, bytes]:
         oauth, files = self._oauth, self._files
-        identity = files.name(oauth.client_id_secret_ref, f"{FIELD}.clientIdSecretRef")
-        secret = files.secret(oauth.client_secret_secret_ref, f"{FIELD}.clientSecretSecretRef")
+        identity = files.name(oauth.client_id_secret_ref, f"{self._field}.clientIdSecretRef")
+        secret = files.secret(
+            oauth.client_secret_secret_ref, f"{self._field}.clientSecretSecretRef"
+        )
         # Secrets that were made from a file end with its line break.
         return identity.strip(), secret.strip()
 
@@ -186,7 +191,7 @@ class TokenSource:
         if self._given is not None:
             return self._given
         if self._transport is None:
-            server = address(self._oauth.token_url, f"{FIELD}.tokenUrl")
+            server = address(self._oauth.token_url, f"{self._field}.tokenUrl")
             self._transport = make_transport(server, MAX_SECONDS, context)
         self._transport.context = context
         return self._transport
@@ -200,21 +205,21 @@ def _basic(client: tuple[bytes, bytes]) -> str:
     return f"Basic {encoded}"
 
 
-def _token(answer: Answer, client: tuple[bytes, bytes], began: float) -> Token:
+def _token(answer: Answer, client: tuple[bytes, bytes], began: float, field: str) -> Token:
     document = _document(answer)
     text = document.get("access_token")
     if isinstance(text, str):
         redact.learn(text)
     if not 200 <= answer.status < 300:
-        raise _refused(answer, document)
+        raise _refused(answer, document, field)
     kind = str(document.get("token_type") or "Bearer")
     if not isinstance(text, str) or not (text.isascii() and text.isprintable()) or not text:
         raise misconfigured(
-            f"{FIELD}.tokenUrl: answered {answer.status} without a text access_token; is it the"
+            f"{field}.tokenUrl: answered {answer.status} without a text access_token; is it the"
             " token endpoint?"
         )
     if kind.lower() != "bearer":
-        raise misconfigured(f"{FIELD}.tokenUrl: gave a token of type {kind[:40]}, not Bearer")
+        raise misconfigured(f"{field}.tokenUrl: gave a token of type {kind[:40]}, not Bearer")
     life = _seconds(document.get("expires_in"))
     return (
         Token(text, began + life - min(RENEW_SHARE * life, RENEW_SECONDS), began + life, client)
@@ -240,20 +245,20 @@ def _document(answer: Answer) -> Mapping[str, Any]:
     return document if isinstance(document, Mapping) else {}
 
 
-def _refused(answer: Answer, document: Mapping[str, Any]) -> ProcessingError:
+def _refused(answer: Answer, document: Mapping[str, Any], field: str) -> ProcessingError:
     """Section 5.2, and what stands before a server."""
     asked = retry_after_seconds(answer.retry_after, now=datetime.now(UTC))
     said = " ".join(
         str(document[name]) for name in ("error", "error_description") if document.get(name)
     )
-    message = f"{FIELD}.tokenUrl: answered {answer.status}" + (f": {said[:300]}" if said else "")
+    message = f"{field}.tokenUrl: answered {answer.status}" + (f": {said[:300]}" if said else "")
     if answer.status in (429, 503):
         failure, reason = Failure.THROTTLE, Reason.FLOW_THROTTLED
     elif answer.status >= 500 or answer.status == 408:
         failure, reason = Failure.TRANSIENT, Reason.FLOW_UNREACHABLE
     else:
         failure, reason = Failure.CONFIGURATION, Reason.FLOW_UNAUTHORIZED
-        message += f"; check {FIELD}: the address, the client's id and secret, scopes and audience"
+        message += f"; check {field}: the address, the client's id and secret, scopes and audience"
     return ProcessingError(
         message,
         failure=failure,
@@ -264,8 +269,8 @@ def _refused(answer: Answer, document: Mapping[str, Any]) -> ProcessingError:
     )
 
 
-def _not_asked(error: ProcessingError) -> ProcessingError:
+def _not_asked(error: ProcessingError, field: str) -> ProcessingError:
     """Whatever became of the request for a token: the flow was not asked to run."""
     if error.failure is Failure.CONFIGURATION:
         return error
-    return unreachable(f"{FIELD}.tokenUrl: {error}")
+    return unreachable(f"{field}: {error}")

@@ -8,6 +8,8 @@ topic, partition, offset
 event      what the envelope says: a CloudEvent's attributes, a report's other members; else None
 timestamp  when the message was produced, as ISO 8601 text in UTC with milliseconds
 binding    {name, namespace}
+
+A value in Avro is JSON by now: `schemas` has seen to it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 from flowbinding_api.spec import Format
 from flowbinding_worker import jsons
 from flowbinding_worker.payload import events
+from flowbinding_worker.payload.framing import unframed
 from flowbinding_worker.ports import Failure, ProcessingError, Record, Stage
 from flowbinding_worker.timestamps import second
 
@@ -91,6 +94,8 @@ def _value(raw: bytes | None, format: Format) -> tuple[Any, str]:
     if format is Format.BYTES:
         text = base64.b64encode(raw).decode("ascii")
         return {"base64": text}, text
+    if format is Format.JSON_SCHEMA:
+        raw = _body(raw)
     try:
         text = events.without_mark(raw).decode()
     except UnicodeDecodeError as error:
@@ -103,6 +108,13 @@ def _value(raw: bytes | None, format: Format) -> tuple[Any, str]:
         if format is Format.AUTO:
             return {"message": text}, text
         raise _failed(f"the value is not JSON: {error}") from None
+
+
+def _body(raw: bytes) -> bytes:
+    try:
+        return unframed(raw).body
+    except ValueError as error:
+        raise _failed(f"{error}; format: {Format.JSON_SCHEMA}") from None
 
 
 def _failed(message: str) -> ProcessingError:

@@ -1,0 +1,334 @@
+"""Avro's binary encoding: what another writer writes, and what nobody should have written."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowbinding_worker.payload.avro import Schema
+from flowbinding_worker.payload.framing import unframed
+from registry_stand_in import encoded, framed
+
+Case = tuple[Any, Any, Any]
+"""A schema, a value for the writer, and what is read."""
+
+NAMES = count()
+LIST = {"type": "record", "name": "L", "fields": [{"name": "next", "type": ["null", "L"]}]}
+
+
+def read(schema: Any, body: bytes) -> Any:
+    return Schema(json.dumps(schema)).value(body)
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def same(schema: Any, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Case]:
+    return values.map(lambda value: (schema, value, value))
+
+
+def changed(
+    schema: Any, values: st.SearchStrategy[Any], become: Callable[[Any], Any]
+) -> st.SearchStrategy[Case]:
+    return values.map(lambda value: (schema, value, become(value)))
+
+
+def utc(text: str) -> str:
+    return text.replace("+00:00", "Z")
+
+
+LONG = st.integers(-(2**63), 2**63 - 1)
+MOMENTS = st.datetimes(timezones=st.just(dt.UTC))
+MILLIS = MOMENTS.map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
+TIMES = st.times().map(lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000))
+DECIMALS = st.decimals(-(10**12), 10**12, places=3)
+PLAIN = [
+    same("null", st.none()),
+    same("boolean", st.booleans()),
+    same("int", st.integers(-(2**31), 2**31 - 1)),
+    same("long", LONG),
+    same("float", st.floats(width=32, allow_nan=False, allow_infinity=False)),
+    same("double", st.floats(allow_nan=False, allow_infinity=False)),
+    same("string", st.text(st.characters(exclude_categories=["Cs"]), max_size=300)),
+]
+LOGICAL = [
+    changed({"type": "int", "logicalType": "date"}, st.dates(), dt.date.isoformat),
+    changed(
+        {"type": "int", "logicalType": "time-millis"},
+        TIMES,
+        lambda time: time.isoformat("milliseconds"),
+    ),
+    changed(
+        {"type": "long", "logicalType": "time-micros"},
+        st.times(),
+        lambda time: time.isoformat("microseconds"),
+    ),
+    changed(
+        {"type": "long", "logicalType": "timestamp-millis"},
+        MILLIS,
+        lambda moment: utc(moment.isoformat(timespec="milliseconds")),
+    ),
+    changed(
+        {"type": "long", "logicalType": "timestamp-micros"},
+        MOMENTS,
+        lambda moment: utc(moment.isoformat(timespec="microseconds")),
+    ),
+    changed(
+        {"type": "long", "logicalType": "local-timestamp-micros"},
+        st.datetimes(),
+        lambda moment: moment.isoformat(timespec="microseconds"),
+    ),
+    changed(
+        {"type": "bytes", "logicalType": "decimal", "precision": 15, "scale": 3},
+        DECIMALS,
+        lambda number: f"{number + 0:f}" if number else "0.000",
+    ),
+    changed({"type": "string", "logicalType": "uuid"}, st.uuids(), str),
+]
+
+
+def record(fields: list[Case]) -> Case:
+    named = [(f"f{index}", *field) for index, field in enumerate(fields)]
+    schema = {
+        "type": "record",
+        "name": f"R{next(NAMES)}",
+        "namespace": "some.where",
+        "fields": [{"name": name, "type": schema} for name, schema, _, _ in named],
+    }
+    written = {name: value for name, _, value, _ in named}
+    return schema, written, {name: value for name, _, _, value in named}
+
+
+def listed(case: Case, size: int) -> Case:
+    schema, value, expected = case
+    return {"type": "array", "items": schema}, [value] * size, [expected] * size
+
+
+def mapped(case: Case, keys: list[str]) -> Case:
+    schema, value, expected = case
+    return (
+        {"type": "map", "values": schema},
+        dict.fromkeys(keys, value),
+        dict.fromkeys(keys, expected),
+    )
+
+
+def maybe(case: Case, null: bool) -> Case:
+    schema, value, expected = case
+    if schema == "null" or isinstance(schema, list):
+        return case
+    return ["null", schema], None if null else value, None if null else expected
+
+
+def enum(symbols: list[str]) -> Case:
+    schema = {"type": "enum", "name": f"E{next(NAMES)}", "symbols": symbols}
+    return schema, symbols[-1], symbols[-1]
+
+
+def fixed(raw: bytes) -> Case:
+    return {"type": "fixed", "name": f"F{next(NAMES)}", "size": len(raw)}, raw, b64(raw)
+
+
+LEAVES = st.one_of(
+    *PLAIN,
+    *LOGICAL,
+    st.lists(st.from_regex(r"[A-Z]{1,4}", fullmatch=True), min_size=1, unique=True).map(enum),
+    st.binary(min_size=1, max_size=20).map(fixed),
+    # On its own, an array of bytes is written in another way.
+    st.binary(max_size=300).map(lambda raw: record([("bytes", raw, b64(raw))])),
+)
+CASES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(record),
+        st.builds(listed, inner, st.integers(0, 3)),
+        st.builds(mapped, inner, st.lists(st.text("abc", max_size=3), max_size=1)),
+        st.builds(maybe, inner, st.booleans()),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=CASES)
+def test_what_another_writer_writes_is_read_as_the_data_that_json_has(case: Case) -> None:
+    schema, value, expected = case
+    found = read(schema, encoded(schema, value))
+    assert found == expected
+    assert json.loads(json.dumps(found)) == found
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=CASES, data=st.data())
+def test_a_value_that_ends_too_early_or_too_late_is_refused(
+    case: Case, data: st.DataObject
+) -> None:
+    schema, value, _ = case
+    body = encoded(schema, value)
+    with pytest.raises(ValueError, match="left over"):
+        read(schema, body + b"x")
+    if body:
+        with pytest.raises(ValueError, match=r"too early|more items|a number|has none"):
+            read(schema, body[: data.draw(st.integers(0, len(body) - 1))])
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=CASES, body=st.binary(max_size=200))
+def test_any_bytes_are_a_value_or_are_refused(case: Case, body: bytes) -> None:
+    with suppress(ValueError):
+        json.dumps(read(case[0], body), allow_nan=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(number=st.integers(0, 2**31 - 1), body=st.binary())
+def test_the_number_of_the_schema_comes_off(number: int, body: bytes) -> None:
+    assert unframed(framed(number, body)) == (number, body)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0\0\0\1", b'{"a": 1}', b"\1\0\0\0\1x"])
+def test_a_value_without_the_number_of_a_schema(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="does not begin with a zero byte and the number"):
+        unframed(raw)
+
+
+RECORD = {
+    "type": "record",
+    "name": "Order",
+    "fields": [
+        {"name": "id", "type": "long"},
+        {
+            "name": "to",
+            "type": {
+                "type": "record",
+                "name": "Place",
+                "fields": [{"name": "city", "type": "string"}],
+            },
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "problem"),
+    [
+        (RECORD, b"\2\6Bo", "to.city: the message ends too early"),
+        (RECORD, b"\2\1", "to.city: a length of -1"),
+        (RECORD, b"\2\4\xff\xff", "to.city: a text that is not UTF-8"),
+        (["null", "long"], b"\4", "a union of 2 branches has none of number 2"),
+        (["null", "long"], b"\1", "a union of 2 branches has none of number -1"),
+        ({"type": "enum", "name": "E", "symbols": ["A"]}, b"\2", "1 symbols has none of number 1"),
+        ("long", b"\xff" * 10 + b"\1", "a number of more than 64 bits"),
+        # Some bytes of a message must not make gigabytes, or hours.
+        ({"type": "array", "items": "null"}, b"\xfe\xff\xff\xff\x0f\0", "more items than"),
+        (LIST, b"\2" * 1_000_000 + b"\0", "nested too deeply"),
+        (
+            {"type": "bytes", "logicalType": "decimal", "precision": 4},
+            b"\x90\x4e" + b"\x7f" * 5000,
+            "a decimal of 5000 bytes",
+        ),
+    ],
+)
+def test_bytes_that_do_not_fit_their_schema(schema: Any, body: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        read(schema, body)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "Expecting"),
+        ("5", "not one of Avro's"),
+        ('"Missing"', "a type 'Missing' that nothing defines"),
+        ('{"type": "array"}', "not one of Avro's"),
+        ('{"type": "record", "name": "R"}', "not one of Avro's"),
+        ('{"type": "fixed", "name": "F", "size": -1}', "without a size"),
+        ('{"type": "array", "items": ' * 2000 + '"int"' + "}" * 2000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_schema(text: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Schema(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "value"),
+    [
+        # Numbers that JSON does not have, dates that no calendar has.
+        ("double", b"\0\0\0\0\0\0\xf8\x7f", "NaN"),
+        ("float", b"\0\0\x80\xff", "-Infinity"),
+        ({"type": "int", "logicalType": "date"}, b"\xff\xff\xff\xff\x0f", "-2147483648"),
+        (
+            {"type": "long", "logicalType": "timestamp-millis"},
+            b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\1",
+            str(2**63 - 1),
+        ),
+        ({"type": "int", "logicalType": "time-millis"}, b"\1", "-1"),
+        (
+            {"type": "long", "logicalType": "timestamp-nanos"},
+            b"\2",
+            "1970-01-01T00:00:00.000000001Z",
+        ),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 3}, b"\0", "0.000"),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4}, b"\2\x85", "-123"),
+        # What does not fit, or is not known, is the plain type.
+        ({"type": "string", "logicalType": "postcode"}, b"\2x", "x"),
+        ({"type": "long", "logicalType": "date"}, b"\2", 1),
+        (
+            {"type": "fixed", "name": "D", "size": 12, "logicalType": "duration"},
+            b"\1\0\0\0\2\0\0\0\3\0\0\0",
+            {"months": 1, "days": 2, "milliseconds": 3},
+        ),
+        (
+            {"type": "fixed", "name": "U", "size": 16, "logicalType": "uuid"},
+            bytes(range(16)),
+            "00010203-0405-0607-0809-0a0b0c0d0e0f",
+        ),
+        # Blocks that say how many bytes they have.
+        ({"type": "array", "items": "long"}, b"\3\4\2\4\2\6\0", [1, 2, 3]),
+        ({"type": "map", "values": "long"}, b"\1\6\2a\2\0", {"a": 1}),
+        # Java's serializer writes an array of bytes as it is.
+        ("bytes", b"\1\2", b64(b"\1\2")),
+        (LIST, b"\2\2\0", {"next": {"next": {"next": None}}}),
+    ],
+)
+def test_particular_values(schema: Any, body: bytes, value: Any) -> None:
+    assert read(schema, body) == value
+
+
+def test_decimals_are_exact() -> None:
+    schema = {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 2}
+    number = Decimal("123456789012345678901234567890123456.78")
+    assert read(schema, encoded(schema, number)) == str(number)
+
+
+def test_names_are_found_in_the_namespace_that_they_are_used_in() -> None:
+    inner = {"type": "enum", "name": "Size", "symbols": ["S", "L"]}
+    outer = {
+        "type": "record",
+        "name": "shop.Order",
+        "fields": [
+            {"name": "a", "type": inner},
+            {"name": "b", "type": "Size"},
+            {"name": "c", "type": "shop.Size"},
+            {"name": "d", "type": {"type": "array", "items": {"type": "Size"}}},
+        ],
+    }
+    assert read(outer, b"\2\0\2\2\2\0") == {"a": "L", "b": "S", "c": "L", "d": ["L"]}
+
+
+def test_names_of_other_schemas() -> None:
+    address = {"type": "enum", "name": "x.Size", "symbols": ["S", "L"]}
+    order = {"type": "record", "name": "x.O", "fields": [{"name": "s", "type": "Size"}]}
+    schema = Schema(json.dumps(["x.O", "x.Size"]), [json.dumps(address), json.dumps(order)])
+    assert schema.value(b"\0\2") == {"s": "L"}
