@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +30,22 @@ def useful(partitions: int) -> list[int]:
     return sorted({0, *(math.ceil(partitions / each) for each in range(1, partitions + 1))})
 
 
-def settled(setting: Setting) -> float:
-    """Pod-seconds of the least number that keeps up with the true rate, at every moment.
+def settled(setting: Setting) -> tuple[float, int]:
+    """Pod-seconds and changes of the least number that keeps up with the true rate at every moment.
 
     A constant rate that is let to settle costs no less, whatever the policy: numbers in between
     are no faster. Not for settings that change partitions or backend.
     """
-    count = setting.partitions
-    total = 0
-    for rate in map(setting.rate, range(setting.seconds)):
-        if rate > 0:
-            # Less than all it can do: at that, a queue never ends.
-            each = math.ceil(count * setting.worker_rate / rate) - 1
-            total += math.ceil(count / max(1, min(each, count)))
-    return float(total)
+    numbers = [_least_for(setting, setting.rate(second)) for second in range(setting.seconds)]
+    return float(sum(numbers)), sum(a != b for a, b in pairwise([0, *numbers]))
+
+
+def _least_for(setting: Setting, rate: float) -> int:
+    if rate <= 0:
+        return 0
+    # Less than all it can do: at that, a queue never ends.
+    each = math.ceil(setting.partitions * setting.worker_rate / rate) - 1
+    return math.ceil(setting.partitions / max(1, min(each, setting.partitions)))
 
 
 def clairvoyant(setting: Setting, times: Sequence[float]) -> float | None:

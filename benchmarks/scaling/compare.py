@@ -81,15 +81,19 @@ class Row:
         bound: Pod-seconds of the clairvoyant bound over the work; None where it does not apply.
         settled: Pod-seconds over the bound's of who knows the rate and always runs the least number
             that keeps up with it, without a start-up, noise or a window.
+        steps: Changes of that number.
     """
 
     workload: str
     bound: float | None
     settled: float | None
+    steps: float | None
     scores: Mapping[str, Score]
 
 
-Run = tuple[str, float | None, float | None, dict[str, Score]]
+Least = tuple[float, float, int]
+"""A bound over the work; cost of the settled number over the bound, and its changes."""
+Run = tuple[str, Least | None, dict[str, Score]]
 
 
 def compare(names: Iterable[str] | None, seeds: int, *, full: bool) -> list[Row]:
@@ -134,17 +138,18 @@ def _run(job: tuple[str, int, bool]) -> Run:
             limits=dict(limits),
         )
     if bound is None:
-        return name, None, None, scores
-    return name, bound / work, settled(setting) / bound, scores
+        return name, None, scores
+    seconds, steps = settled(setting)
+    return name, (bound / work, seconds / bound, steps), scores
 
 
 def _row(name: str, runs: Sequence[Run]) -> Row:
-    bounds = [run[1] for run in runs if run[1] is not None]
-    levels = [run[2] for run in runs if run[2] is not None]
-    labels = runs[0][3]
-    found = {label: [run[3][label] for run in runs if label in run[3]] for label in labels}
+    least = [run[1] for run in runs if run[1] is not None]
+    bound, cost, steps = (fmean(of) for of in zip(*least, strict=True)) if least else (None,) * 3
+    labels = runs[0][2]
+    found = {label: [run[2][label] for run in runs if label in run[2]] for label in labels}
     scores = {label: _mean(of) for label, of in found.items()}
-    return Row(name, fmean(bounds) if bounds else None, fmean(levels) if levels else None, scores)
+    return Row(name, bound, cost, steps, scores)
 
 
 def _mean(scores: Sequence[Score]) -> Score:

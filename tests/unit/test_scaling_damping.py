@@ -194,7 +194,7 @@ def test_utilization_is_the_headroom_of_arrivals(utilization: int, replicas: int
     spec = spec_of(scaling, {"perReplica": 1})
     # 7.5 messages a second, one a second for each worker.
     world = World(spec, replicas=1)
-    assert world.run(400, lag=1, arrived=15).floor == replicas
+    assert world.run(400, lag=1, arrived=15).wanted == replicas
 
 
 @pytest.mark.parametrize(("slots", "replicas"), [(40, 4), (45, 5), (1000, 24)])

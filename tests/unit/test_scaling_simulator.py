@@ -127,8 +127,10 @@ def test_the_bound_does_not_speak_where_its_model_does_not_fit() -> None:
 
 def test_a_rate_that_stays_costs_the_level_above_it() -> None:
     # 6 workers do just 12 a second, which no queue survives; 8 do 16.
-    assert settled(Setting("even", wave(12, 0, 60), seconds=60)) == 8 * 60
-    assert settled(Setting("none", lambda _: 0.0, seconds=60)) == 0
+    assert settled(Setting("even", wave(12, 0, 60), seconds=60)) == (8 * 60, 1)
+    assert settled(Setting("none", lambda _: 0.0, seconds=60)) == (0, 0)
+    # 2 workers, then 12, then 2.
+    assert settled(Setting("step", step(2, 20, 10, 20), seconds=30)) == (2 * 20 + 12 * 10, 3)
 
 
 def test_useful_counts() -> None:

@@ -14,7 +14,9 @@ mu = C / S messages a second:
 - `demand`: messages a second that are to be done, the larger of the flow with headroom and
   what it takes for a message that comes now to begin within targetLagSeconds; see
   docs/decisions/0012-a-backlog-may-wait-not-stay.md. Partitions with late messages get one level
-  more; see docs/decisions/0022-late-partitions-get-one-level-more.md. What is in flight is no
+  more; see docs/decisions/0022-late-partitions-get-one-level-more.md. A rate that rises slowly gets
+  its workers when what waits would not be in time, see
+  docs/decisions/0024-a-slow-rise-may-wait.md. What is in flight is no
   backlog: of what arrives, the last S seconds are (Little's law), see
   docs/decisions/0008-work-in-flight-is-no-backlog.md. No partition counts for more than one worker
   can do of it; what is stuck does not count at all.

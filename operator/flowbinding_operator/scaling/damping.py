@@ -13,7 +13,8 @@ from flowbinding_operator.scaling.rates import FAST_SECONDS
 
 SETTLE_SECONDS = 8.0
 """After a scale-up, for so long only one to twice as many is worth another rebalance: what asks for
-more is mostly still growing, and so would the next step."""
+more is mostly still growing, and so would the next step. A scale-down waits for as long when the
+next one would follow by then."""
 
 
 def damp(history: History, scaling: Scaling, need: Decision, current: int | None) -> Decision:
@@ -57,7 +58,8 @@ def _stabilised(
         return current
     window = scaling.behavior.scale_down.stabilization_window_seconds
     highest = history.downs.of(floor, now, window)
-    return current if highest is None else min(current, highest)
+    soon = history.downs.of(floor, now, max(0.0, window - SETTLE_SECONDS))
+    return current if highest is None or soon != highest else min(current, highest)
 
 
 def _allowed(

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from flowbinding_api.spec import FlowBindingSpec, Ordering
 from flowbinding_operator.scaling.history import History
 from flowbinding_operator.scaling.partitions import RATE_SECONDS
-from flowbinding_operator.scaling.rates import arrival_rate, flow_rate
+from flowbinding_operator.scaling.rates import SLOW_SECONDS, rates_of
 from flowbinding_operator.scaling.sample import Sample
 
 UP_MARGIN = 0.03
 """Workers that run may be that much busier before there are more: noise does not move a count up
 and down, and what they do not keep up with shows as backlog."""
+SURE_SIGMAS = 3.0
+"""Workers go only if the flow and so many standard deviations of its mean need them no more, where
+that is more than the headroom."""
+PATIENT_SECONDS = 60.0
+"""A backlog that so much later will still be in time orders no workers."""
 NORMAL_LAG_SECONDS = 10.0
 """Messages of so many seconds, or of a run that takes longer, are in flight and no backlog."""
 LATE_TIMES = 1.25
@@ -50,6 +55,7 @@ class Load:
         most: Messages a second that can be done of one partition.
         held: How many partitions the busiest worker holds now.
         late: How many partitions are worked on and yet have late messages.
+        overdue: How many have messages that are older than targetLagSeconds.
         stuck: Partitions that are left out.
         frozen: Whether nothing moves at all although there are workers.
     """
@@ -65,6 +71,7 @@ class Load:
     most: float
     held: int
     late: int
+    overdue: int
     stuck: tuple[int, ...] = ()
     frozen: bool = False
 
@@ -94,7 +101,7 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
     """
     seconds = history.seconds_per_message or spec.scaling.expected_seconds_per_message
     partitions = sample.partitions or 0
-    flow = flow_rate(history.samples)
+    arrivals, flow = rates_of(history.samples)
     flows, waiting, each = [flow], [sample.unfinished or 0], partitions
     stuck: tuple[int, ...] = ()
     frozen = False
@@ -105,11 +112,13 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
             flows[index], waiting[index] = 0.0, 0
     rate = _rate(history, spec.concurrency.per_replica / seconds, waiting)
     held = math.ceil(partitions / max(1, history.replicas or 1))
+    target = spec.scaling.target_lag_seconds
+    share = rate / held if each == 1 and held else math.inf
     one_at_a_time = spec.concurrency.ordering is Ordering.PARTITION
     return Load(
         rate=rate,
         seconds=seconds,
-        arrivals=arrival_rate(history.samples),
+        arrivals=arrivals,
         flow=sum(flows),
         flows=flows,
         waiting=waiting,
@@ -117,34 +126,62 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
         each=each,
         most=min(rate, 1 / seconds) if one_at_a_time else rate,
         held=held,
-        late=_late(history, spec, seconds, rate / held) if each == 1 and held else 0,
+        late=_older(history, LATE_TIMES * target + seconds, share),
+        overdue=_older(history, target, share),
         stuck=stuck,
         frozen=frozen,
     )
 
 
-def demand_of(load: Load, spec: FlowBindingSpec, margin: float = 0.0) -> Demand:
+def demand_of(load: Load, spec: FlowBindingSpec, workers: int | None = None) -> Demand:
     """Messages a second to be done.
 
     Args:
         load: What there is to do.
         spec: The binding.
-        margin: How much less headroom is planned with.
+        workers: Of which it is asked whether they are enough; None: whether any of them may go,
+            which takes more headroom.
     """
     utilization = spec.scaling.target_utilization / 100
-    share = utilization if _behind(load) else min(1.0, utilization + margin)
-    steady = [flow / share for flow in load.flows]
-    # The last message has to begin a run before the time is over, and however many workers there
-    # are, a backlog is done no sooner than a run takes.
-    soon = max(spec.scaling.target_lag_seconds - load.seconds, load.seconds)
+    if workers is not None and not _behind(load):
+        utilization = min(1.0, utilization + UP_MARGIN)
+    more = 1 / utilization
+    if workers is None and load.flow > 0:
+        more = max(more, 1 + SURE_SIGMAS / math.sqrt(load.flow * SLOW_SECONDS))
+    steady = [flow * more for flow in load.flows]
+    soon = _soon(load, spec)
     catch_up = [count / soon for count in load.waiting]
     most = load.most * load.each
     by_flow = sum(min(rate, most) for rate in steady)
     by_backlog = max(sum(min(rate, most) for rate in catch_up), _later(load, soon))
+    if workers and (able := _patience(load, spec, workers)) is not None:
+        by_flow = min(by_flow, able)
     arriving = by_flow >= by_backlog
     asked = steady if arriving else catch_up
     capped = tuple(index for index, rate in enumerate(asked) if rate > most)
     return Demand(max(by_flow, by_backlog), arriving and load.flow > 0, capped)
+
+
+def _soon(load: Load, spec: FlowBindingSpec) -> float:
+    """Seconds within which what waits has to begin a run, for the run to end in time.
+
+    However many workers there are, a backlog is done no sooner than a run takes.
+    """
+    return max(spec.scaling.target_lag_seconds - load.seconds, load.seconds)
+
+
+def _patience(load: Load, spec: FlowBindingSpec, workers: int) -> float | None:
+    """What the workers do, if they may fall behind for now; None if they may not.
+
+    A rate that rises slowly needs no more workers while what waits, and what will have come on top
+    in a minute, is in time for them, and nothing is overdue.
+    """
+    if load.each != 1 or load.overdue:
+        return None
+    able = load.rate * load.partitions / math.ceil(load.partitions / workers)
+    waiting = max(sum(load.waiting), _later(load, 1.0))
+    behind = waiting + max(0.0, load.flow - able) * PATIENT_SECONDS
+    return able if behind <= able * _soon(load, spec) else None
 
 
 def _behind(load: Load) -> bool:
@@ -211,20 +248,19 @@ def _stuck(
     return stuck, False
 
 
-def _late(history: History, spec: FlowBindingSpec, seconds: float, share: float) -> int:
-    """How many partitions have late messages, and so many that they take some time.
+def _older(history: History, seconds: float, share: float) -> int:
+    """How many partitions have messages older than that, and so many that they take some time.
 
     Args:
         history: Everything seen.
-        spec: The binding.
-        seconds: That a run takes.
+        seconds: The age.
         share: Messages a second of one partition that its worker does if all of them are busy.
     """
-    late = history.partitions.late(LATE_TIMES * spec.scaling.target_lag_seconds + seconds)
-    if not late:
+    older = history.partitions.late(seconds)
+    if not older:
         return 0
     waiting = history.partitions.waiting()
-    return sum(waiting[index] >= NORMAL_LAG_SECONDS * share for index in late)
+    return sum(waiting[index] >= NORMAL_LAG_SECONDS * share for index in older)
 
 
 def _rate(history: History, nominal: float, waiting: Sequence[int]) -> float:

@@ -71,20 +71,21 @@ class PartitionBook:
         self.ends, self.done = array("q", ends), array("q", done)
         if time - self.past[-1][0] >= self.apart:
             self.past.append((time, self.ends))
+            if len(self.past) > PAST_LOOKS + 1:
+                self.past.popleft()
 
     def late(self, seconds: float) -> list[int]:
         """Partitions that have a message that came longer ago than that and is not done.
 
         One of which nothing has been done lately is not late but stuck, or its run is a long one.
         """
-        past, since = self.past, (self.time or 0.0) - seconds
-        self.apart = seconds / PAST_LOOKS
-        while len(past) > 1 and past[1][0] <= since:
-            past.popleft()
-        if not past or past[0][0] > since:
+        since = (self.time or 0.0) - seconds
+        self.apart = max(self.apart, seconds / (PAST_LOOKS - 1))
+        then = next((ends for time, ends in reversed(self.past) if time <= since), None)
+        if then is None:
             return []
         moving = (self.time or 0.0) - MOVING_SECONDS
-        looks = enumerate(zip(past[0][1], self.done, self.moved_at, strict=True))
+        looks = enumerate(zip(then, self.done, self.moved_at, strict=True))
         return [i for i, (end, done, moved) in looks if end > done and moved >= moving]
 
     def _start(self, time: float, ends: tuple[int, ...], done: tuple[int, ...]) -> None:

@@ -17,7 +17,6 @@ from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_operator.scaling.damping import damp
 from flowbinding_operator.scaling.decision import Decision
 from flowbinding_operator.scaling.demand import (
-    UP_MARGIN,
     Demand,
     Load,
     demand_of,
@@ -46,6 +45,8 @@ HELPLESS = frozenset(
 )
 """Troubles against which more workers do not help."""
 
+RELIEF = 0.8
+"""With late partitions, a worker holds this share of what it held, and one less at least."""
 HELD_BACK = 0.75
 """Workers that use less than this share of their slots are held back by something else."""
 
@@ -115,8 +116,8 @@ def _needs(
     highest = min(within.high, load.partitions)
     lowest = min(within.low, highest)
     asleep = _asleep(history, sample, spec.scaling, current)
-    down = asleep or _wanted(history, load, spec, sample)
-    up = asleep or _wanted(history, load, spec, sample, UP_MARGIN)
+    down = asleep or _wanted(history, load, spec, sample, None)
+    up = asleep or _wanted(history, load, spec, sample, current or 0)
     up, down = (_help(history, load, spec, need, current) for need in (up, down))
     limited = _limit(up, load, within)
     reason = up.reason
@@ -163,14 +164,17 @@ def _asleep(history: History, sample: Sample, scaling: Scaling, current: int | N
 
 
 def _wanted(
-    history: History, load: Load, spec: FlowBindingSpec, sample: Sample, margin: float = 0.0
+    history: History, load: Load, spec: FlowBindingSpec, sample: Sample, workers: int | None
 ) -> Need:
-    """Workers needed regardless of bounds, at least one, and what asks for them."""
+    """Workers needed regardless of bounds, at least one, and what asks for them.
+
+    `workers`: as in `demand_of`.
+    """
     lag, threshold = sample.lag or 0, spec.scaling.lag_threshold
     if threshold is not None:
         reason = Reason.BACKLOG if lag else Reason.ARRIVALS
         return Need(max(1, math.ceil(lag / threshold)), reason)
-    demand = demand_of(load, spec, margin)
+    demand = demand_of(load, spec, workers)
     total, limited = demand.total, _capped(load, demand)
     slots = spec.concurrency.max_in_flight
     if slots is not None and total > slots / load.seconds:
@@ -181,8 +185,10 @@ def _wanted(
     alignment = spec.scaling.partition_alignment
     count = max(1, level(total, load.rate, load.partitions, alignment))
     if load.late and limited is None and alignment is PartitionAlignment.BALANCED:
-        # Partitions that are alike on average are not at every moment: one step more, no further.
-        count = max(count, holding(math.ceil(load.partitions / count) - 1, load.partitions))
+        # Partitions that are alike on average are not at every moment: a step more than what the
+        # flow asks for, or than what is not even that yet, and no further.
+        each = math.ceil(load.partitions / min(count, workers or count))
+        count = max(count, holding(min(each - 1, math.floor(RELIEF * each)), load.partitions))
         demand = replace(demand, steady=False)
     if limited is None and alignment is not PartitionAlignment.NONE:
         count = max(count, _for_the_busiest(history, load, spec))

@@ -33,11 +33,7 @@ def arrival_rate(samples: Sequence[Sample]) -> float:
     The short window counts less the noise that a Poisson stream of its rate would have (three
     standard deviations), so that a few messages do not look like a trend.
     """
-    if _silent(samples):
-        return 0.0
-    known = _known(samples)
-    fast, slow = _mean(known, FAST_SECONDS), _mean(known, SLOW_SECONDS)
-    return max(slow, fast - SIGMAS * math.sqrt(fast / FAST_SECONDS))
+    return rates_of(samples)[0]
 
 
 def flow_rate(samples: Sequence[Sample]) -> float:
@@ -46,9 +42,23 @@ def flow_rate(samples: Sequence[Sample]) -> float:
     The slow rate is a mean whose bins are cut where they stick out; the fast one the median of the
     last bins. The fast one counts where the two differ by more than noise.
     """
+    return rates_of(samples)[1]
+
+
+def rates_of(samples: Sequence[Sample]) -> tuple[float, float]:
+    """`arrival_rate` and `flow_rate`, for which the samples are gone through once."""
     if _silent(samples):
-        return 0.0
+        return 0.0, 0.0
     known = _known(samples)
+    return _arrivals(known), _flow(known)
+
+
+def _arrivals(known: list[tuple[float, int]]) -> float:
+    fast, slow = _mean(known, FAST_SECONDS), _mean(known, SLOW_SECONDS)
+    return max(slow, fast - SIGMAS * math.sqrt(fast / FAST_SECONDS))
+
+
+def _flow(known: list[tuple[float, int]]) -> float:
     bins = _bins(known)
     if not bins:
         return 0.0

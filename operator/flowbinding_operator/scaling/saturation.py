@@ -132,10 +132,14 @@ class Saturation:
         if replicas is None or before is None or replicas == before:
             return
         self._trial = None
-        rate = max(self._rate(), work.able)
-        if replicas > before and work.workers > 0 and work.seconds and rate > 0:
-            # Compared with what is up now: of several steps in a row, the last one counts.
-            self._trial = Trial(work.workers, replicas, rate, work.seconds)
+        # Compared with what is up now, of several steps in a row the last one counts; of what was
+        # added, some may be up already.
+        up = min(work.workers, before)
+        if replicas <= before or up == 0 or not work.seconds:
+            return
+        rate = max(self._rate(), work.able * up / work.workers)
+        if rate > 0:
+            self._trial = Trial(up, replicas, rate, work.seconds)
 
     def _judge(self, work: Work) -> None:
         trial = self._trial
