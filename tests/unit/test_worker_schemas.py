@@ -142,11 +142,11 @@ async def test_the_oldest_schemas_are_given_up(monkeypatch: pytest.MonkeyPatch) 
     ("value", "problem"),
     [
         (b'{"a": 1}', "does not begin with a zero byte and the number of a schema"),
-        (framed(1, b"\4x"), "with schema 1: message: the message ends too early"),
+        (framed(1, b"\4x"), "with schema 1: message: Read 1 bytes, expected 2 bytes"),
         (framed(1, b"\2xyz"), "with schema 1: 2 bytes are left over"),
         (framed(2, b"{}"), "with schema 2: it is of type PROTOBUF, not Avro"),
         (framed(4, b"{}"), "it is of type JSON, not Avro; source.format JsonSchema reads it"),
-        (framed(3, b"\0"), "with schema 3: it is no usable schema: the schema has a type 'Nope'"),
+        (framed(3, b"\0"), "3: it is no usable schema: the schema is not one of Avro's (Could"),
     ],
 )
 async def test_a_value_that_cannot_be_read_is_this_message_s_problem(

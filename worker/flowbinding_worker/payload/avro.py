@@ -1,88 +1,33 @@
-"""Values in Avro's binary encoding (Avro 1.12, "Binary encoding"), as the data that JSON has.
+"""Values in Avro's binary encoding, as the data that JSON has, by Apache's own library.
 
-    null, boolean, int, long, string     themselves
-    float, double                        the number; text where JSON has none: NaN, Infinity
-    bytes, fixed                         base64 text
-    enum                                 its symbol
-    array, map, record                   a list, an object, an object
-    union                                the value, without the name of its branch
-
-`avro_logical` says what becomes of dates, decimals and the like. A decoder of our own, because
-messages come from anybody, and fastavro's takes the process with it (docs/decisions/0027). Reading
-is bounded here: what a message makes is in proportion to its length.
+It reads schemas and single values. What leads from one to the next is ours: with the library's
+`DatumReader` a few bytes, or an honest schema, can cost hours (docs/decisions/0027). Records and
+maps become objects, enums their symbol, unions the value without the name of its branch;
+`avro_logical` says what becomes of the rest.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 import json
-import math
-import struct
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flowbinding_worker.payload.avro_logical import LOGICAL
+import avro.schema
+from avro.constants import VALID_TYPES
+from avro.errors import AvroException, IgnoredLogicalType
+from avro.io import BinaryDecoder
+from avro.name import Names
 
-MAX_VARINT_BITS = 63
-FREE_STEPS, STEPS_PER_BYTE = 10_000, 8
-"""Items and records that a message may have: an empty one takes no byte of it, and a few bytes may
-ask for billions."""
+from flowbinding_worker.payload.avro_logical import LOGICAL, PLAIN
 
-_FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
-_MAX_PATH = 200
+FREE_VALUES, VALUES_PER_BYTE = 10_000, 8
+"""Values that a message may have: an empty one takes no byte of it, and a few bytes may ask for
+billions."""
 
-
-class _BrokenError(ValueError):
-    """Bytes that do not fit the schema; knows the fields that lead there."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.path: list[str] = []
-
-    def __str__(self) -> str:
-        path = ".".join(reversed(self.path))[:_MAX_PATH]
-        return f"{path}: {self.args[0]}" if path else str(self.args[0])
-
-
-class _Source:
-    """A message's bytes, and how far they are read."""
-
-    __slots__ = ("_steps", "at", "data")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-        self._steps = FREE_STEPS + STEPS_PER_BYTE * len(data)
-
-    def take(self, length: int) -> bytes:
-        end = self.at + length
-        if length < 0:
-            raise _BrokenError(f"a length of {length}")
-        if end > len(self.data):
-            raise _BrokenError("the message ends too early")
-        found, self.at = self.data[self.at : end], end
-        return found
-
-    def spend(self, steps: int) -> None:
-        self._steps -= steps
-        if self._steps < 0:
-            raise _BrokenError("more items than a message of this length may have")
-
-
-_Read = Callable[[_Source], Any]
-
-
-class _Named:
-    """A type with a name; its fields may refer to it before all of them are known."""
-
-    __slots__ = ("read",)
-
-    def __init__(self) -> None:
-        self.read: _Read | None = None
-
-    def __call__(self, source: _Source) -> Any:
-        assert self.read is not None  # noqa: S101 - for mypy
-        return self.read(source)
+_MAX_TEXT = 200
 
 
 class Schema:
@@ -97,18 +42,16 @@ class Schema:
     """
 
     def __init__(self, text: str, references: Sequence[str] = ()) -> None:
-        compiler = _Compiler()
+        names = _Names()
         try:
             for reference in references:
-                compiler.compile(json.loads(reference), "")
+                _parsed(json.loads(reference), names)
             schema = json.loads(text)
-            read = compiler.compile(schema, "")
-        except RecursionError:
-            raise ValueError("the schema is nested too deeply") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the schema is not one of Avro's ({error})") from None
+            self._schema = _parsed(schema, names)
+        except (AvroException, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(_problem(error)) from None
         # Java's serializer writes an array of bytes as it is, without its length.
-        self._read = _rest if schema in ("bytes", {"type": "bytes"}) else read
+        self._bare = schema in ("bytes", {"type": "bytes"})
 
     def value(self, body: bytes) -> Any:
         """The value that is encoded in `body`, as the data that JSON has.
@@ -116,233 +59,130 @@ class Schema:
         Raises:
             ValueError: When the bytes do not fit the schema.
         """
-        source = _Source(body)
+        if self._bare:
+            return base64.b64encode(body).decode("ascii")
+        reading = _Reading(body)
         try:
-            value = self._read(source)
+            value = reading.value(self._schema)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-        if left := len(body) - source.at:
+        except (AvroException, ValueError) as error:
+            path = ".".join(reading.path)[:_MAX_TEXT]
+            raise ValueError(f"{path}: {error}" if path else str(error)) from None
+        if left := len(body) - reading.source.tell():
             raise ValueError(f"{left} bytes are left over behind the value")
         return value
 
 
-class _Compiler:
-    """Makes functions of schemas, and knows the names that these define."""
+class _Reading:
+    """A message's bytes, how far they are read, and the fields that lead there."""
+
+    def __init__(self, body: bytes) -> None:
+        self.source = io.BytesIO(body)
+        self.path: list[str] = []
+        self._decoder = BinaryDecoder(self.source)
+        self._left = FREE_VALUES + VALUES_PER_BYTE * len(body)
+
+    def value(self, schema: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise AvroException("more items than a message of this length may have")
+        match schema.type:
+            case "record" | "error":
+                return self._record(schema)
+            case "array":
+                return [self.value(schema.items) for _ in self._items()]
+            case "map":
+                return {self._decoder.read_utf8(): self.value(schema.values) for _ in self._items()}
+            case "union":
+                return self.value(self._picked(schema.schemas, "branches of a union"))
+            case "enum":
+                return self._picked(schema.symbols, "symbols of an enum")
+        return self._single(schema)
+
+    def _single(self, schema: Any) -> Any:
+        kind = schema.type
+        if kind == "string":
+            return self._decoder.read_utf8()
+        if kind == "fixed":
+            found = self._decoder.read(schema.size)
+        else:
+            found = getattr(self._decoder, f"read_{kind}")()
+        convert = PLAIN.get(kind) or LOGICAL.get((kind, schema.get_prop("logicalType")))
+        return found if convert is None else convert(schema, found)
+
+    def _record(self, schema: Any) -> dict[str, Any]:
+        value = {}
+        for field in schema.fields:
+            self.path.append(field.name)
+            value[field.name] = self.value(field.type)
+            self.path.pop()
+        return value
+
+    def _items(self) -> Iterator[int]:
+        """Count the items of all blocks; a negative number is followed by the block's length."""
+        while count := self._decoder.read_long():
+            if count < 0:
+                self._decoder.skip_long()
+            yield from range(abs(count))
+
+    def _picked(self, choices: Sequence[Any], what: str) -> Any:
+        index = self._decoder.read_long()
+        if not 0 <= index < len(choices):
+            raise AvroException(f"there is no number {index} among {len(choices)} {what}")
+        return choices[index]
+
+
+class _Known(dict[str, avro.schema.NamedSchema]):
+    """Not quoted by the library's errors, which do so once more for each level of a schema."""
+
+    def keys(self) -> Any:
+        return f"{len(self)} names"
+
+
+class _Names(Names):
+    """Names without a namespace are known within one, too, as Java's library has it."""
 
     def __init__(self) -> None:
-        self._names: dict[str, _Named] = {}
+        super().__init__(validate_names=False)
+        self.names = _Known()
 
-    def compile(self, schema: Any, namespace: str) -> _Read:
-        """What reads values of a schema.
+    def get_name(self, name_attr: str, space_attr: str | None = None) -> Any:
+        return super().get_name(name_attr, space_attr) or self.names.get(name_attr)
 
-        Args:
-            schema: JSON data.
-            namespace: For names without one.
-        """
-        if isinstance(schema, str):
-            return _PRIMITIVES.get(schema) or self._known(schema, namespace)
-        if isinstance(schema, list):
-            return _union([self.compile(branch, namespace) for branch in schema])
-        kind = schema["type"]
-        if not isinstance(kind, str):
-            return self.compile(kind, namespace)
-        if kind == "array":
-            return _array(self.compile(schema["items"], namespace))
-        if kind == "map":
-            return _map(self.compile(schema["values"], namespace))
-        if kind in ("record", "error", "enum", "fixed"):
-            return self._define(kind, schema, namespace)
-        logical = LOGICAL.get((kind, schema.get("logicalType")))
-        made = logical(schema) if logical is not None else None
-        if made is not None:
-            return _converted(_RAW.get(kind) or _PRIMITIVES[kind], made)
-        return self.compile(kind, namespace)
-
-    def _define(self, kind: str, schema: Mapping[str, Any], namespace: str) -> _Read:
-        full = _full_name(schema["name"], schema.get("namespace", namespace))
-        named = self._names[full] = _Named()
-        if kind == "enum":
-            named.read = _enum([str(symbol) for symbol in schema["symbols"]])
-        elif kind == "fixed":
-            named.read = _fixed(schema)
-        else:
-            inner = full.rpartition(".")[0]
-            fields = schema["fields"]
-            named.read = _record(
-                [(str(field["name"]), self.compile(field["type"], inner)) for field in fields]
-            )
-        return named.read
-
-    def _known(self, name: str, namespace: str) -> _Read:
-        named = self._names.get(_full_name(name, namespace)) or self._names.get(name)
-        if named is None:
-            raise ValueError(f"the schema has a type {name[:80]!r} that nothing defines")
-        return named.read or named
+    def has_name(self, name_attr: str, space_attr: str | None = None) -> bool:
+        return self.get_name(name_attr, space_attr) is not None
 
 
-def _full_name(name: str, namespace: str | None) -> str:
-    return name if "." in name or not namespace else f"{namespace}.{name}"
+class _Node(dict[str, Any]):
+    """Quoted by the library's errors in a few words."""
+
+    def __repr__(self) -> str:
+        return str(self.get("name", self.get("type")))[:_MAX_TEXT]
 
 
-def _null(source: _Source) -> None:
-    del source
+def _parsed(schema: Any, names: _Names) -> avro.schema.Schema:
+    plain = _unwrapped(schema)
+    known = names.get_name(plain) if isinstance(plain, str) else None
+    with warnings.catch_warnings(action="ignore", category=IgnoredLogicalType):
+        return known or avro.schema.make_avsc_object(plain, names, validate_names=False)
 
 
-def _boolean(source: _Source) -> bool:
-    return source.take(1) != b"\0"
+def _unwrapped(schema: Any) -> Any:
+    """Java's library takes a type that says nothing but its own type, or another's name."""
+    if isinstance(schema, list):
+        return [_unwrapped(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    if "name" not in schema and kind not in (None, *VALID_TYPES):
+        return _unwrapped(kind)
+    return _Node((key, _unwrapped(value)) for key, value in schema.items())
 
 
-def _long(source: _Source) -> int:
-    data, at = source.data, source.at
-    number = shift = 0
-    while True:
-        if at >= len(data):
-            raise _BrokenError("the message ends too early")
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift > MAX_VARINT_BITS:
-            raise _BrokenError("a number of more than 64 bits")
-    source.at = at
-    return (number >> 1) ^ -(number & 1)
-
-
-def _float(source: _Source) -> float | str:
-    return _as_json(_FLOAT.unpack(source.take(4))[0])
-
-
-def _double(source: _Source) -> float | str:
-    return _as_json(_DOUBLE.unpack(source.take(8))[0])
-
-
-def _as_json(number: float) -> float | str:
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-
-
-def _raw_bytes(source: _Source) -> bytes:
-    return source.take(_long(source))
-
-
-def _bytes(source: _Source) -> str:
-    return base64.b64encode(_raw_bytes(source)).decode("ascii")
-
-
-def _rest(source: _Source) -> str:
-    return base64.b64encode(source.take(len(source.data))).decode("ascii")
-
-
-def _string(source: _Source) -> str:
-    try:
-        return _raw_bytes(source).decode("utf-8")
-    except UnicodeDecodeError:
-        raise _BrokenError("a text that is not UTF-8") from None
-
-
-_PRIMITIVES: Mapping[str, _Read] = {
-    "null": _null,
-    "boolean": _boolean,
-    "int": _long,
-    "long": _long,
-    "float": _float,
-    "double": _double,
-    "bytes": _bytes,
-    "string": _string,
-}
-_RAW: Mapping[str, _Read] = {"bytes": _raw_bytes}
-"""What logical types are made from, where that is not what the plain type becomes."""
-
-
-def _fixed(schema: Mapping[str, Any]) -> _Read:
-    size = schema["size"]
-    if not isinstance(size, int) or size < 0:
-        raise ValueError("the schema has a fixed type without a size")
-    logical = LOGICAL.get(("fixed", schema.get("logicalType")))
-    made = logical(schema) if logical is not None else None
-    return _converted(
-        lambda source: source.take(size),
-        made or (lambda raw: base64.b64encode(raw).decode("ascii")),
-    )
-
-
-def _converted(read: _Read, convert: Callable[[Any], Any]) -> _Read:
-    def converted(source: _Source) -> Any:
-        found = read(source)
-        try:
-            return convert(found)
-        except ValueError as error:
-            raise _BrokenError(str(error)) from None
-
-    return converted
-
-
-def _enum(symbols: list[str]) -> _Read:
-    def enum(source: _Source) -> str:
-        index = _long(source)
-        if not 0 <= index < len(symbols):
-            raise _BrokenError(f"an enum of {len(symbols)} symbols has none of number {index}")
-        return symbols[index]
-
-    return enum
-
-
-def _union(branches: list[_Read]) -> _Read:
-    def union(source: _Source) -> Any:
-        index = _long(source)
-        if not 0 <= index < len(branches):
-            raise _BrokenError(f"a union of {len(branches)} branches has none of number {index}")
-        return branches[index](source)
-
-    return union
-
-
-def _record(fields: list[tuple[str, _Read]]) -> _Read:
-    def record(source: _Source) -> dict[str, Any]:
-        source.spend(1)
-        value: dict[str, Any] = {}
-        name = ""
-        try:
-            for name, read in fields:
-                value[name] = read(source)
-        except _BrokenError as error:
-            error.path.append(name)
-            raise
-        return value
-
-    return record
-
-
-def _array(read: _Read) -> _Read:
-    def array(source: _Source) -> list[Any]:
-        value: list[Any] = []
-        while count := _block(source):
-            value.extend([read(source) for _ in range(count)])
-        return value
-
-    return array
-
-
-def _map(read: _Read) -> _Read:
-    def mapping(source: _Source) -> dict[str, Any]:
-        value: dict[str, Any] = {}
-        while count := _block(source):
-            for _ in range(count):
-                key = _string(source)
-                value[key] = read(source)
-        return value
-
-    return mapping
-
-
-def _block(source: _Source) -> int:
-    """How many items come next; a negative number is followed by their size in bytes."""
-    count = _long(source)
-    if count < 0:
-        count = -count
-        _long(source)
-    source.spend(count)
-    return count
+def _problem(error: BaseException) -> str:
+    while error.__context__ is not None:
+        error = error.__context__
+    if isinstance(error, RecursionError):
+        return "the schema is nested too deeply"
+    return f"the schema is not one of Avro's ({' '.join(str(error).split())[:_MAX_TEXT]})"
