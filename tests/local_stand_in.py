@@ -85,6 +85,8 @@ class Engine:
                 _ = b"x" * int(rest)
             except MemoryError as error:
                 raise ValueError("Error running graph: inner") from error
+        elif word == "large":
+            text = "x" * int(rest)
         elif word == "grow":
             self.kept = b"x" * int(rest)
         elif word == "strange":

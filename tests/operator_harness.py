@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flowbinding_api.spec import Kafka
+from flowbinding_api.kafka import Kafka
 from flowbinding_operator.autoscaler import Autoscaler
 from flowbinding_operator.children import Children
 from flowbinding_operator.deployed import Deployments

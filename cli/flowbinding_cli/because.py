@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +13,13 @@ from pydantic import ValidationError
 from flowbinding_api import parse_binding
 from flowbinding_api.errors import InvalidBindingError
 from flowbinding_api.reasons import Reason
-from flowbinding_api.scaling import Scaling, ScalingMode, ScalingRules, SelectPolicy
+from flowbinding_api.scaling import (
+    PartitionAlignment,
+    Scaling,
+    ScalingMode,
+    ScalingRules,
+    SelectPolicy,
+)
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import Condition, FlowBindingStatus, Hold, ScalingStatus
 from flowbinding_api.troubleshooting import ADVICE
@@ -211,6 +218,25 @@ def hold_text(facts: Facts) -> str:
     return texts[made.hold] + (f", {left}" if (left := facts.left()) else "") if made.hold else ""
 
 
+def capacity(facts: Facts) -> float | None:
+    """Messages a second that the workers can do, if partitions are alike."""
+    each, shared = facts.status.rate_per_replica, facts.status.partitions
+    if not each or not shared or not facts.desired or facts.scaling.lag_threshold is not None:
+        return None
+    if facts.scaling.partition_alignment is PartitionAlignment.NONE:
+        return each * facts.desired
+    return each * shared / math.ceil(shared / facts.desired)
+
+
+def patient(facts: Facts) -> bool:
+    """Whether more arrives than the workers do, and may wait for now."""
+    arriving, demand, able = facts.status.arrival_rate, facts.status.demand_rate, capacity(facts)
+    if facts.made_from.asked != Reason.ARRIVALS or not (arriving and demand and able):
+        return False
+    # Figures of a status have three digits.
+    return demand < arriving and math.isclose(demand, able, rel_tol=0.01)
+
+
 def demand_text(facts: Facts) -> str:
     """What there is to do, up to the number of workers that it needs."""
     status, scaling = facts.status, facts.scaling
@@ -226,6 +252,12 @@ def demand_text(facts: Facts) -> str:
 
 
 def _demanded(facts: Facts) -> str:
+    if patient(facts):
+        return (
+            f"{rate(facts.status.arrival_rate)} arrive, more than {workers(facts.desired)} do"
+            f" ({rate(facts.status.demand_rate)}), but what waits will still be in time in a minute"
+            f" (targetLagSeconds: {facts.scaling.target_lag_seconds:g} s)."
+        )
     return f"{demand_text(facts)} {workers(facts.desired)}."
 
 

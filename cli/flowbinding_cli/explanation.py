@@ -16,6 +16,7 @@ from flowbinding_api.troubleshooting import ADVICE
 from flowbinding_cli.because import (
     Facts,
     because,
+    capacity,
     count,
     duration,
     figure,
@@ -24,6 +25,7 @@ from flowbinding_cli.because import (
     limit_text,
     messages,
     partitions,
+    patient,
     rate,
     slots,
     workers,
@@ -151,6 +153,8 @@ def _demand(facts: Facts) -> Iterator[tuple[str, str]]:
         if made.asked == Reason.BACKLOG
         else f"arrivals ÷ targetUtilization ({scaling.target_utilization} %)"
     )
+    if patient(facts):
+        what = "what the workers do; more arrives, and may wait"
     capped = made.asked == Reason.BACKLOG and (demand or 0) < 0.9 * (
         (status.lag or 0) / scaling.target_lag_seconds
     )
@@ -224,11 +228,16 @@ def _changes(facts: Facts) -> Iterator[str]:
         )
         yield f"{subject} wakes up with {wake}, at the next look at Kafka."
         return
-    capacity = _capacity(facts)
-    enough = capacity is not None and (status.demand_rate or 0) <= capacity
-    if capacity is not None and enough and facts.desired < _highest(facts):
+    able = capacity(facts)
+    enough = able is not None and (status.demand_rate or 0) <= able
+    if patient(facts):
         yield (
-            f"{subject} rises when more than {rate(capacity)} have to be done (now"
+            f"{subject} rises when what waits would not be in time in a minute, or a partition has"
+            f" messages older than {scaling.target_lag_seconds:g} s (targetLagSeconds)."
+        )
+    elif able is not None and enough and facts.desired < _highest(facts):
+        yield (
+            f"{subject} rises when more than {rate(able)} have to be done (now"
             f" {rate(status.demand_rate)}), up to {_highest(facts)}."
         )
     if made.min_replicas == 0:
@@ -269,16 +278,6 @@ def _trouble(facts: Facts) -> str | None:
     if ready is None or ready.status is ConditionStatus.TRUE or ready.reason == facts.reason:
         return None
     return ready.reason
-
-
-def _capacity(facts: Facts) -> float | None:
-    """Messages a second that the workers can do, if partitions are alike."""
-    each, partitions = facts.status.rate_per_replica, facts.status.partitions
-    if not each or not partitions or not facts.desired or facts.scaling.lag_threshold is not None:
-        return None
-    if facts.scaling.partition_alignment is PartitionAlignment.NONE:
-        return each * facts.desired
-    return each * partitions / math.ceil(partitions / facts.desired)
 
 
 def _highest(facts: Facts) -> int:

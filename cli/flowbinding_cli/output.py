@@ -7,10 +7,12 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 
 import yaml
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -56,6 +58,11 @@ def emit(data: Any, format: Format) -> None:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip()
     # Without rich: lines must not be wrapped, whatever the terminal.
     sys.stdout.write(text + "\n")
+
+
+def named(item: Any) -> dict[str, Any]:
+    """A dataclass as plain data, its fields and those within it named as in Kubernetes."""
+    return asdict(item, dict_factory=lambda pairs: {to_camel(name): v for name, v in pairs})
 
 
 def note(text: str) -> None:

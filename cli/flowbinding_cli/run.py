@@ -7,7 +7,7 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.resolve import OVERRIDE_PREFIX
 from flowbinding_cli import options
 from flowbinding_cli.kube import Kube, Object
-from flowbinding_cli.output import Format, emit, note, one_line, stdout
+from flowbinding_cli.output import Format, emit, named, note, one_line, stdout
 from flowbinding_cli.target import WORKER_SUFFIX, Finder, is_file, read_text
 
 VALUE = f"{OVERRIDE_PREFIX}SOURCE__SCHEDULE__VALUE"
@@ -85,7 +85,7 @@ def run(
     if wait:
         outcome = follow(find.kube, where, job, timeout)
     if output is not Format.TABLE:
-        emit(asdict(outcome), output)
+        emit(named(outcome), output)
     elif wait:
         words = f": {outcome.message}" if outcome.message else ""
         stdout().print(f"{outcome.outcome}{words}", soft_wrap=True)

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from flowbinding_cli import options
 from flowbinding_cli.kafka import Cluster
 from flowbinding_cli.kube import Object
 from flowbinding_cli.letters import ago
-from flowbinding_cli.output import Format, emit, note, number, one_line, stdout, table
+from flowbinding_cli.output import Format, emit, named, note, number, one_line, stdout, table
 from flowbinding_cli.target import WORKER_SUFFIX, Finder, is_file
 
 WORKER_CLIENT = "flowbinding-"
@@ -117,7 +117,7 @@ def _write(
     if output is Format.TABLE:
         show(stdout(), key, binding, said, kafka)
     else:
-        emit({"binding": key, "status": dict(said), "kafka": asdict(kafka)}, output)
+        emit({"binding": key, "status": dict(said), "kafka": named(kafka)}, output)
 
 
 async def _kafka_status(binding: FlowBinding, kafka: dict[str, Any]) -> KafkaStatus:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.binding import KIND, FlowBinding, parse_binding
 from flowbinding_api.errors import FlowBindingError, InvalidBindingError, Problem
+from flowbinding_api.kafka import Kafka
 from flowbinding_api.kafka_options import SecretReader, client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.resolve import with_kafka_defaults, with_overrides
-from flowbinding_api.spec import Kafka
 from flowbinding_cli.kube import Kube, KubeError, Object
 
 SECRETS = "FLOWBINDING_SECRETS"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -15,7 +15,7 @@ from rich.text import Text
 from flowbinding_cli import options
 from flowbinding_cli.kube import Object
 from flowbinding_cli.letters import ago
-from flowbinding_cli.output import Format, emit, number, stdout, table
+from flowbinding_cli.output import Format, emit, named, number, stdout, table
 from flowbinding_cli.target import Finder
 
 COLUMNS = ("NAME", "TOPIC", "FLOW", "READY", "DESIRED", "LAG", "OLDEST", "RATE", "REASON")
@@ -112,18 +112,13 @@ def watch(
         return [Row.of(item) for item in find.kube.bindings(place)]
 
     if output is not Format.TABLE:
-        emit([plain(row) for row in look()], output)
+        emit([named(row) for row in look()], output)
     elif once:
         stdout().print(screen(look(), with_namespace=all_namespaces))
     elif stdout().is_terminal:
         _live(look, interval, with_namespace=all_namespaces)
     else:
         _lines(look, interval, with_namespace=all_namespaces)
-
-
-def plain(row: Row) -> dict[str, Any]:
-    """A row as plain data."""
-    return {name: getattr(row, name) for name in row.__slots__}
 
 
 def screen(rows: Sequence[Row], *, with_namespace: bool) -> RenderableType:

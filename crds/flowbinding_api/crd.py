@@ -39,9 +39,10 @@ _KEPT = (
     "x-kubernetes-list-map-keys",
 )
 
+# Of several names in brackets, kubectl shows the first that is there.
 COLUMNS = (
-    ("Topic", "string", ".spec.source.topic", 0, "Source topic"),
-    ("Flow", "string", ".spec.flow.id", 0, "Flow"),
+    ("Topic", "string", ".spec.source['topic','topics']", 0, "Source topics"),
+    ("Flow", "string", ".spec.flow['id','backend']", 0, "Flow; its backend if it has no id"),
     ("Replicas", "integer", ".status.replicas", 0, "Worker Pods"),
     ("Lag", "integer", ".status.lag", 0, "Messages not yet done"),
     ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", 0, "All is well"),

@@ -13,8 +13,8 @@ from typing import Any
 
 from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.kafka import Kafka, Sasl, Tls
 from flowbinding_api.reasons import Reason
-from flowbinding_api.spec import Kafka, Sasl, Tls
 from flowbinding_api.tls import UNUSABLE, client_context, load_certificate
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024

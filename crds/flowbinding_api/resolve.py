@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from flowbinding_api.base import ApiModel
 from flowbinding_api.binding import FlowBinding, model_in
 from flowbinding_api.errors import InvalidBindingError, Problem
-from flowbinding_api.spec import FlowBindingSpec, Kafka
+from flowbinding_api.kafka import Kafka
+from flowbinding_api.spec import FlowBindingSpec
 
 OVERRIDE_PREFIX = "FLOWBINDING__"
 """Environment variables `FLOWBINDING__<FIELD>__<FIELD>=value` override `spec.<field>.<field>`."""

@@ -9,35 +9,23 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, StringConstraints
 
 from flowbinding_api.base import (
-    CERTIFICATE_AND_KEY,
     ApiModel,
     Expression,
     ObjectName,
     ResultTemplate,
     Rule,
-    SecretKeyRef,
     SizeLimit,
     TopicName,
     size_in_bytes,
 )
 from flowbinding_api.flow import Flow
+from flowbinding_api.kafka import Kafka
 from flowbinding_api.provisioning import Provisioning
-from flowbinding_api.registry import SchemaRegistry
 from flowbinding_api.routes import Route
 from flowbinding_api.scaling import Scaling
 from flowbinding_api.schedule import RunSchedule
 from flowbinding_api.worker import Worker
 
-# What a resolver takes: labels of 1 to 63 characters, or an IPv6 address in brackets. Anything else
-# is not "unknown host" but an encoding error, in whatever program resolves it.
-_HOST = r"([A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]{2,45}\])"
-_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-BootstrapServers = Annotated[
-    str,
-    StringConstraints(
-        min_length=3, max_length=4096, pattern=f"^{_HOST}:{_PORT}(,{_HOST}:{_PORT})*$"
-    ),
-]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -59,14 +47,6 @@ class Format(StrEnum):
     REPORT = "Report"
     AVRO = "Avro"
     JSON_SCHEMA = "JsonSchema"
-
-
-class SaslMechanism(StrEnum):
-    """How a client proves who it is."""
-
-    PLAIN = "PLAIN"
-    SCRAM_SHA_256 = "SCRAM-SHA-256"
-    SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
 class Ordering(StrEnum):
@@ -140,52 +120,6 @@ class Source(ApiModel):
         """Every topic that is consumed, without repeats, in the user's order."""
         names = [self.topic] if self.topic is not None else self.topics or []
         return tuple(dict.fromkeys(names))
-
-
-class Tls(ApiModel):
-    """TLS to the brokers."""
-
-    enabled: bool = False
-    """Whether connections are encrypted."""
-    ca_secret_ref: SecretKeyRef | None = None
-    """CA certificates (PEM) to trust; the system's when absent."""
-    certificate_secret_ref: SecretKeyRef | None = None
-    """Client certificate (PEM)."""
-    key_secret_ref: SecretKeyRef | None = None
-    """Private key (PEM) of the client certificate."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (CERTIFICATE_AND_KEY,)
-
-
-class Sasl(ApiModel):
-    """Authentication to the brokers."""
-
-    mechanism: SaslMechanism
-    """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
-    username_secret_ref: SecretKeyRef
-    """The user name."""
-    password_secret_ref: SecretKeyRef
-    """The password."""
-
-
-class Kafka(ApiModel):
-    """The Kafka cluster. Omitted fields take the operator's defaults."""
-
-    bootstrap_servers: BootstrapServers | None = None
-    """Brokers to ask first: host:port, separated by commas."""
-    tls: Tls | None = None
-    """TLS to the brokers."""
-    sasl: Sasl | None = None
-    """Authentication to the brokers."""
-    schema_registry: SchemaRegistry | None = None
-    """The registry that has the schemas of messages in Avro. The operator has no default for it."""
-
-    @property
-    def brokers(self) -> Kafka:
-        """What clients of the brokers differ in."""
-        if self.schema_registry is None:
-            return self
-        return self.model_copy(update={"schema_registry": None})
 
 
 class Envelope(StrEnum):

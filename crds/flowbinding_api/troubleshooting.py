@@ -337,8 +337,9 @@ ADVICE: Mapping[Reason, tuple[str, str, str]] = {
         "ScalingLimited=True",
         "The last workers that were added got nothing more done, runs only took longer; or workers "
         "report a trouble that more of them would not cure.",
-        "Give the flow server more capacity, or set spec.concurrency.maxInFlight to what it can "
-        "take. More workers are tried again after ten minutes.",
+        "Where Ready or Degraded tell a trouble, cure that. Else give the flow server more "
+        "capacity, or set spec.concurrency.maxInFlight to what it can take; more workers are tried "
+        "again after ten minutes.",
     ),
     Reason.IN_FLIGHT_LIMIT: (
         "ScalingLimited=True",

@@ -174,7 +174,7 @@ class Children:
         metadata = live["metadata"]
         self._metrics.writes.labels("CronJob").inc()
         result = await self._kube.suspend(metadata["namespace"], metadata["name"])
-        self._cron_jobs.put(key_of(result), result)
+        self._cron_jobs.update(key_of(result), result)
 
     async def prune(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Delete what the binding with that uid had before its source became another one.
@@ -209,7 +209,7 @@ class Children:
             "metadata": {**metadata, "resourceVersion": version},
             "spec": {**live["spec"], "replicas": replicas},
         }
-        self._deployments.put(key_of(result), result)
+        self._deployments.update(key_of(result), result)
         return result
 
     def _cache(self, kind: str) -> Cache:

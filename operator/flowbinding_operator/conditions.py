@@ -25,6 +25,9 @@ FLOW_REASONS = frozenset(
 UNANSWERED = frozenset({Reason.KAFKA_UNREACHABLE, Reason.KAFKA_UNAUTHORIZED})
 """Of a cluster that tells the operator nothing, the poller tells it better."""
 
+MOST_NAMES = 8
+"""Partitions that a message names."""
+
 UNSCALED = frozenset(
     {Reason.STATIC, Reason.EXTERNAL, Reason.DRY_RUN, Reason.PAUSED, Reason.SKIPPED}
 )
@@ -203,18 +206,24 @@ def _scaling_limited(decision: Decision, observation: Observation | None) -> Sta
     if decision.limited is None or decision.reason in UNSCALED:
         return State(FALSE, Reason.NOT_LIMITED)
     listed = observation.listed if observation else ()
-    stalled = ", ".join(_named(index, listed) for index in decision.stalled[:8])
     texts = {
         Reason.PARTITION_LIMIT: f"more workers than {decision.partitions} partitions are of no use",
         Reason.MAX_REPLICAS: "spec.scaling.maxReplicas is reached",
         Reason.SCHEDULE: f"a schedule allows no more than {decision.highest} workers",
         Reason.HOT_PARTITION: f"{_named(decision.hot, listed)} gets more than one worker can do",
-        Reason.PARTITION_STALLED: f"nothing is done of partitions: {stalled or 'all'}",
+        Reason.PARTITION_STALLED: f"nothing is done of {_stalled(decision.stalled, listed)}",
         Reason.BACKEND_SATURATED: "more workers would get nothing more done",
         Reason.IN_FLIGHT_LIMIT: "spec.concurrency.maxInFlight is reached",
         Reason.RATE_LIMIT: "spec.rateLimit is reached",
     }
     return State(TRUE, decision.limited, texts.get(decision.limited, ""))
+
+
+def _stalled(stalled: Sequence[int], listed: Sequence[Partition]) -> str:
+    """Partitions by their names; none of them stands for all."""
+    names = ", ".join(_named(index, listed) for index in stalled[:MOST_NAMES])
+    more = f" and {len(stalled) - MOST_NAMES} more" if len(stalled) > MOST_NAMES else ""
+    return f"{names}{more}" or "any partition"
 
 
 def _named(index: int | None, listed: Sequence[Partition]) -> str:

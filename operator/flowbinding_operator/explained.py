@@ -15,7 +15,7 @@ from flowbinding_api.scaling import ScalingRules
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import Hold, ScalingStatus
 from flowbinding_operator.scaling import Decision, History, Sample
-from flowbinding_operator.scaling.damping import SETTLE_SECONDS
+from flowbinding_operator.scaling.damping import SETTLE_SECONDS, limit_down
 from flowbinding_operator.scaling.history import Highest
 from flowbinding_operator.scaling.rates import FAST_SECONDS, SLOW_SECONDS
 
@@ -102,7 +102,8 @@ def wait(history: History, spec: FlowBindingSpec, decision: Decision) -> Wait | 
         if watched < FAST_SECONDS:
             return Hold.OBSERVING, FAST_SECONDS - watched
         held = _in_window(history.downs, current, now, behavior.scale_down)
-        if held is None and not behavior.scale_down.policies:
+        allowed = limit_down(history, behavior.scale_down, current, now) < current
+        if held is None and allowed and decision.reason is not Reason.SCALING_POLICY:
             # The window is over: the next step down would follow at once, and is waited for.
             return Hold.STABILIZATION_WINDOW, None
         return held or _policy(history, behavior.scale_down, now)

@@ -169,6 +169,11 @@ class Metrics:
         for gauge, labels in self._series.pop(key, {}):
             gauge.remove(*labels)
 
+    def forget_cluster(self, name: str) -> None:
+        """Remove all series of a Kafka cluster."""
+        for metric in (self.polls, self.poll_failures, self.poll_seconds, self.kafka_requests):
+            metric.remove_by_labels({"cluster": name})
+
     def clear(self) -> None:
         """Remove the series of all bindings."""
         for key in list(self._series):

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -57,12 +58,7 @@ class Link(Protocol):
     async def close(self) -> None: ...  # noqa: D102
     async def layout(self, topics: Iterable[str]) -> Layout: ...  # noqa: D102
     async def offsets(  # noqa: D102
-        self,
-        layout: Layout,
-        partitions: Iterable[Partition],
-        which: int,
-        *,
-        open_too: bool = False,
+        self, layout: Layout, partitions: Iterable[Partition], which: int, *, open_too: bool = False
     ) -> dict[Partition, int]: ...
     async def committed(self, group: str) -> dict[Partition, Commit]: ...  # noqa: D102
     async def is_empty(self, group: str) -> bool: ...  # noqa: D102
@@ -97,7 +93,7 @@ class ClusterPoller:
         self._seconds = seconds
         self._clock = clock
         self._wall = wall
-        self._name = name
+        self.name = name
         self._layout = Layout()
         self._layout_at = self._starts_at = float("-inf")
         self._topics: set[str] = set()
@@ -171,14 +167,14 @@ class ClusterPoller:
         limit = asyncio.Semaphore(PARALLEL)
         await asyncio.gather(*(self._ask(one, look, limit) for one, look in fetches))
         self.last_success = self._clock()
-        self._metrics.polls.labels(self._name).inc()
+        self._metrics.polls.labels(self.name).inc()
 
     async def _try_tick(self) -> None:
         if not self.watched:
             return
         try:
             async with asyncio.timeout(TICK_SECONDS):
-                with self._metrics.poll_seconds.labels(self._name).time():
+                with self._metrics.poll_seconds.labels(self.name).time():
                     await self.tick()
         except TimeoutError:
             self._failed(Trouble(Reason.KAFKA_UNREACHABLE, "Kafka did not answer in time"))
@@ -193,7 +189,7 @@ class ClusterPoller:
 
     def _failed(self, trouble: Trouble) -> None:
         self._failures += 1
-        self._metrics.poll_failures.labels(self._name).inc()
+        self._metrics.poll_failures.labels(self.name).inc()
         self._layout_at = float("-inf")
         # One failure of a cluster that has answered may be a leader election: the lag is unknown,
         # which stops all scaling, but nobody is alarmed yet.
@@ -369,7 +365,7 @@ class LagWatcher:
             )
             self._pollers[cluster] = poller
             task = asyncio.create_task(poller.run(), name=f"lag {cluster}")
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, poller.name))
             self._tasks[cluster] = task
         poller.watch(target)
 
@@ -387,14 +383,16 @@ class LagWatcher:
     async def close(self) -> None:
         """End all loops."""
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+        for key in list(self._cluster_of):
+            self.forget(key)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _kafka(self, options: Mapping[str, Any]) -> Link:
         requests, name = self._metrics.kafka_requests, _name(options)
         return KafkaLink(options, asked=lambda api: requests.labels(name, api).inc())
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if all(poller.name != name for poller in self._pollers.values()):
+            self._metrics.forget_cluster(name)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)

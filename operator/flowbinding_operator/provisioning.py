@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -105,10 +104,11 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Shared:
-    """A link to a cluster, for as long as anybody uses it."""
+    """A link to a cluster, for as long as anybody uses it, or waits for a turn."""
 
     link: Link
     users: int = 0
+    limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
 
 class Provisioner:
@@ -132,9 +132,6 @@ class Provisioner:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._links: dict[str, _Shared] = {}
-        self._limits: defaultdict[str, asyncio.Semaphore] = defaultdict(
-            lambda: asyncio.Semaphore(AT_ONCE)
-        )
 
     def want(
         self, binding: FlowBinding, cluster: str, options: Callable[[], Mapping[str, Any]]
@@ -194,7 +191,7 @@ class Provisioner:
     async def _work(self, key: str, entry: _Entry, options: Mapping[str, Any]) -> None:
         before = entry.result
         try:
-            async with self._link(entry.cluster, options) as link, self._limits[entry.cluster]:
+            async with self._link(entry.cluster, options) as link:
                 found = await self._try(entry.wanted, link)
         finally:
             entry.task = None
@@ -217,13 +214,14 @@ class Provisioner:
 
     @asynccontextmanager
     async def _link(self, cluster: str, options: Mapping[str, Any]) -> AsyncIterator[Link]:
-        """The link that all share who look at a cluster at this time, or wait for their turn."""
+        """A turn with the link that all share who look at a cluster at this time."""
         shared = self._links.get(cluster)
         if shared is None:
             shared = self._links[cluster] = _Shared(self._connect(options))
         shared.users += 1
         try:
-            yield shared.link
+            async with shared.limit:
+                yield shared.link
         finally:
             shared.users -= 1
             if not shared.users:

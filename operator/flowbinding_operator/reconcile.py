@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from flowbinding_api.binding import FlowBinding, parse_binding
 from flowbinding_api.errors import FlowBindingError, InvalidBindingError
+from flowbinding_api.kafka import Kafka
 from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
 from flowbinding_api.resolve import with_kafka_defaults
-from flowbinding_api.spec import Kafka
 from flowbinding_api.status import FlowBindingStatus
 from flowbinding_operator import desired, runs, status
 from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowbinding_api.binding import FlowBinding
-from flowbinding_api.spec import Kafka
+from flowbinding_api.kafka import Kafka
 from flowbinding_operator.desired import content_hash
 from flowbinding_operator.kube import Kube, KubeError
 from flowbinding_operator.references import (

@@ -109,7 +109,7 @@ class Reporter:
         log.debug("status", binding=key, changes=changes)
         written = await self._kube.patch_status(metadata["namespace"], metadata["name"], changes)
         self._metrics.writes.labels("Status").inc()
-        self._bindings.put(key, written)
+        self._bindings.update(key, written)
         memory.wrote_at = self._clock()
         for happening in happenings(old, new):
             name = f"{metadata['name']}.{time.time_ns():x}"

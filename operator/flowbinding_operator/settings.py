@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
-from flowbinding_api.spec import BootstrapServers, Kafka
+from flowbinding_api.kafka import BootstrapServers, Kafka
 from flowbinding_api.worker import PullPolicy, Resources
 from flowbinding_operator import __version__
 

@@ -70,7 +70,7 @@ def remote(
         "id": flow_id,
         "apiKeySecretRef": {"name": "langflow", "key": key},
     }
-    return LangflowFlow(Flow.model_validate({**flow, **fields}), files, slots=8)
+    return LangflowFlow(Flow.model_validate({**flow, **fields}), files)
 
 
 def request(
@@ -211,7 +211,7 @@ async def outcome(flow: dict[str, Any], files: Files, runner: ports.Flow | None 
     payload = Payload(binding)
     asked = payload.request(RECORD)
     assert asked is not None
-    own = None if runner else LangflowFlow(binding.spec.flow, files, slots=8)
+    own = None if runner else LangflowFlow(binding.spec.flow, files)
     try:
         result = await (runner or own).run(asked)  # type: ignore[union-attr]
     except ProcessingError as error:
@@ -290,12 +290,12 @@ async def test_several_outputs_have_to_be_chosen_from(
 ) -> None:
     ways = specs(server, served, "echo-two")
     for way in ("Run", "Workflows", "Workflows of lfx serve"):
-        flow = LangflowFlow(Flow.model_validate(ways[way]), files, slots=1)
+        flow = LangflowFlow(Flow.model_validate(ways[way]), files)
         error = await refused(flow)
         assert error.failure is Failure.CONFIGURATION
         assert "ChatOutput-out (Chat Output), ChatOutput-two (Chat Output)" in str(error), way
     wrong = Flow.model_validate({**ways["Workflows"], "outputComponent": "ChatOutput-zzz"})
-    error = await refused(LangflowFlow(wrong, files, slots=1))
+    error = await refused(LangflowFlow(wrong, files))
     assert error.failure is Failure.CONFIGURATION
     # A set on its side.
     assert "set spec.flow.outputComponent to one of ChatOutput-" in str(error)
@@ -306,7 +306,7 @@ async def test_what_the_other_apis_refuse(
 ) -> None:
     async def error(way: str, request: FlowRequest, **fields: Any) -> tuple[str, str]:
         spec = {**specs(server, served, fields.pop("flow", "echo"))[way], **fields}
-        found = await refused(LangflowFlow(Flow.model_validate(spec), files, slots=1), request)
+        found = await refused(LangflowFlow(Flow.model_validate(spec), files), request)
         return found.reason, str(found)
 
     wrong = {"apiKeySecretRef": {"name": "langflow", "key": "wrong"}}

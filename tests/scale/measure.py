@@ -57,6 +57,7 @@ class Result:
         scaled: Seconds from the burst's last message until the last of them had its number.
         rss_growth: Of resident bytes in the soak, a second.
         peak: The most resident bytes that were seen.
+        unfinished: What was not so in time and ended the measurement; empty when nothing.
     """
 
     bindings: int
@@ -71,6 +72,7 @@ class Result:
     cycles: int = 0
     rss_growth: Growth | None = None
     peak: float = 0.0
+    unfinished: str = ""
     phases: list[Phase] = field(default_factory=list)
 
 
@@ -132,6 +134,16 @@ async def measure(fleet: Fleet, *, idle: float, soak: float, say: Say) -> Result
         say: Told what is going on.
     """
     result = Result(len(fleet.bindings), len(fleet.topics))
+    try:
+        await _phases(fleet, result, idle, soak, say)
+    except TimeoutError as error:
+        # What was measured before it stands.
+        result.unfinished = str(error)
+    result.peak = max([result.peak, *(item.rss for item in result.phases)])
+    return result
+
+
+async def _phases(fleet: Fleet, result: Result, idle: float, soak: float, say: Say) -> None:
     tenth = fleet.topics[: max(1, len(fleet.topics) // 10)]
     started = await _cold_start(fleet, result, say)
     say("until the fleet is at rest")
@@ -150,8 +162,6 @@ async def measure(fleet: Fleet, *, idle: float, soak: float, say: Say) -> Result
     await asleep(fleet, tenth)
     if soak > 0:
         await _soak(fleet, tenth, soak, result, say)
-    result.peak = max([result.peak, *(item.rss for item in result.phases)])
-    return result
 
 
 async def _cold_start(fleet: Fleet, result: Result, say: Say) -> Mark:

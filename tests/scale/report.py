@@ -51,14 +51,20 @@ def table(results: Sequence[Result]) -> Table:
 
 def sentences(result: Result) -> list[str]:
     """The figures that are no rows."""
-    said = [
-        f"{result.bindings:,} bindings on {result.topics:,} topics: all Deployments applied"
-        f" {result.applied:.1f} s after the operator's start, all Ready after {result.ready:.1f} s;"
-        f" killed, another had looked at all after {result.taken_over:.1f} s and had made"
-        f" {result.repeated:.0f} writes;"
-        f" a burst for {result.burst_of:,} of them: all scaled {result.scaled:.1f} s after its"
-        f" last message; resident memory at most {result.peak / MIB:.0f} MiB."
-    ]
+    done = {item.name for item in result.phases}
+    parts = {
+        "cold start": f"all Deployments applied {result.applied:.1f} s after the operator's start,"
+        f" all Ready after {result.ready:.1f} s",
+        "takeover": f"killed, another had looked at all after {result.taken_over:.1f} s and had"
+        f" made {result.repeated:.0f} writes",
+        "burst": f"a burst for {result.burst_of:,} of them: all scaled {result.scaled:.1f} s after"
+        " its last message",
+    }
+    told = [text for name, text in parts.items() if name in done]
+    if result.unfinished:
+        told.append(f"the measurement ended there ({result.unfinished})")
+    told.append(f"resident memory at most {result.peak / MIB:.0f} MiB")
+    said = [f"{result.bindings:,} bindings on {result.topics:,} topics: {'; '.join(told)}."]
     found = result.rss_growth
     if result.cycles:
         said.append(
@@ -76,16 +82,19 @@ def sentences(result: Result) -> list[str]:
 
 def misses(result: Result) -> list[str]:
     """Aims that were missed, for 1,000 bindings."""
-    idle = next(item for item in result.phases if item.name == "idle")
+    idle = next((item for item in result.phases if item.name == "idle"), None)
     ticks = [item.ticks[1] for item in result.phases if item.ticks[1] is not None]
     found = {
         f"cold start {result.applied:.1f} s > 60 s": result.applied > 60,
         f"tick p99 {max(ticks, default=0):g} s > 1 s": max(ticks, default=0) > 1,
         f"RSS {result.peak / MIB:.0f} MiB > 400 MiB": result.peak > 400 * MIB,
         f"takeover: {result.repeated:.0f} API writes": result.repeated > 0,
-        f"idle {idle.seen_writes:.2f} API writes/s": idle.own_writes > 0 or idle.seen_writes > 0,
-        f"idle {idle.kafka:.2f} Kafka requests/s > 1": idle.kafka > 1,
+        result.unfinished: bool(result.unfinished),
     }
+    if idle is not None:
+        writes = idle.own_writes > 0 or idle.seen_writes > 0
+        found[f"idle {idle.seen_writes:.2f} API writes/s"] = writes
+        found[f"idle {idle.kafka:.2f} Kafka requests/s > 1"] = idle.kafka > 1
     return [text for text, missed in found.items() if missed]
 
 

@@ -45,6 +45,14 @@ def test_the_committed_crd_is_the_generated_one() -> None:
     assert (ROOT / "crds/flowbinding.yaml").read_text() == crd_yaml()
 
 
+def test_kubectl_shows_of_every_binding_what_it_reads_and_what_runs() -> None:
+    # Of several names the first that is there: a flow's id, or else who answers without one.
+    paths = {item["name"]: item["jsonPath"] for item in version()["additionalPrinterColumns"]}
+    assert paths["Flow"] == ".spec.flow['id','backend']"
+    assert paths["Topic"] == ".spec.source['topic','topics']"
+    assert structural(FlowBindingSpec)["properties"]["flow"]["properties"]["backend"]["default"]
+
+
 def test_every_field_is_typed_and_described() -> None:
     for path, node in spec_nodes():
         assert "type" in node or node.get("x-kubernetes-int-or-string"), path

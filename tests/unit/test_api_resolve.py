@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flowbinding_api import FlowBinding, InvalidBindingError, parse_binding
+from flowbinding_api.kafka import Kafka, Tls
 from flowbinding_api.resolve import with_kafka_defaults, with_overrides
-from flowbinding_api.spec import Kafka, Tls
 from manifests import manifest
 
 

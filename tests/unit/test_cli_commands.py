@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,15 @@ from flowbinding_api.binding import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_cli import options
+from flowbinding_cli.output import named
 from flowbinding_cli.scan import Scope
-from flowbinding_cli.status import kafka_status, show
+from flowbinding_cli.status import (
+    KafkaStatus,
+    PartitionStatus,
+    WorkerStatus,
+    kafka_status,
+    show,
+)
 from flowbinding_cli.tail import line_of, text_of, topics_of
 from flowbinding_cli.watch import Row, changes
 
@@ -50,6 +58,20 @@ STATUS = {
     "reason": "Backlog",
     "conditions": [{"type": "Ready", "status": "True", "reason": "Ready"}],
 }
+
+
+def test_programs_get_one_spelling_of_names(kube: FakeKube) -> None:
+    kube.live["team/example"] = {**live(), "status": STATUS}
+    [row] = json.loads(run("watch", "-o", "json").stdout)
+    assert (row["lagSeconds"], row["perReplica"]) == (75.0, 5.0)
+    worker = WorkerStatus("w", 3, seconds_per_message=0.5)
+    partition = PartitionStatus("in", 0, None, 9, 9, done_beyond=4, worker="w")
+    found = named(KafkaStatus([partition], [worker]))
+    assert (found["workers"][0]["secondsPerMessage"], found["workers"][0]["oldestMs"]) == (
+        0.5,
+        None,
+    )
+    assert found["partitions"][0]["doneBeyond"] == 4
 
 
 def test_watch_shows_what_users_ask_about(kube: FakeKube) -> None:

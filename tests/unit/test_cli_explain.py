@@ -109,6 +109,18 @@ def test_policies_are_named() -> None:
     assert "4 Pods in 60 s, 47 s to go" in found.why
 
 
+def test_a_rise_that_waits_is_not_told_as_enough_workers() -> None:
+    rates: dict[str, Any] = {"ratePerReplica": 12.5, "arrivalRate": 39.0, "demandRate": 37.5}
+    found = told({"asked": "Arrivals"}, reason="Arrivals", **rates)
+    assert found.why == (
+        "39/s arrive, more than 3 workers do (37.5/s), but what waits will still be in time in a"
+        " minute (targetLagSeconds: 30 s)."
+    )
+    assert found.formula["To be done"] == "37.5/s: what the workers do; more arrives, and may wait"
+    assert any("rises when what waits would not be in time" in change for change in found.changes)
+    assert not any("have to be done" in change for change in found.changes)
+
+
 def test_lag_threshold_has_keda_s_formula() -> None:
     found = told({"neededReplicas": 9}, {"scaling": {"lagThreshold": 50}})
     assert found.formula["Needed"] == "412 ÷ 50 (lagThreshold) = 8.24, so 9"

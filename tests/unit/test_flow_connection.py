@@ -143,6 +143,26 @@ async def test_an_answer_that_does_not_come_in_time(pool: ConnectionPool) -> Non
         await pool.aclose()
 
 
+async def test_an_answer_is_waited_for_no_longer_after_a_close_either(pool: ConnectionPool) -> None:
+    async with listening(Server(OK, b"", OK)) as server:
+        # Its deadline is the first to come: what was to look after it must not stand for the next.
+        assert await ask(pool, server.url(), seconds=0.5) == (200, b"ok")
+        await pool.aclose()
+        async with asyncio.timeout(5) as far:
+            with pytest.raises(TimeoutError):
+                await ask(pool, server.url(), seconds=0.5)
+        assert not far.expired()
+
+
+async def test_nothing_is_sent_when_the_time_is_over(pool: ConnectionPool) -> None:
+    async with listening(Server(OK, OK)) as server:
+        assert await ask(pool, server.url()) == (200, b"ok")
+        with pytest.raises(httpx.ConnectTimeout):
+            await ask(pool, server.url(), seconds=-1)
+        assert await ask(pool, server.url()) == (200, b"ok")
+        assert (len(server.asked), server.connections) == (2, 1)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

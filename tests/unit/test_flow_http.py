@@ -77,7 +77,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def client(files: Files, handler: Handler, **fields: Any) -> HttpFlow:
     flow = Flow.model_validate({"backend": "HTTP", "url": "http://scores", **fields})
-    return HttpFlow(flow, files, slots=2, transport=MockServer(handler))
+    return HttpFlow(flow, files, transport=MockServer(handler))
 
 
 async def sent(files: Files, request: FlowRequest, **fields: Any) -> httpx.Request:
@@ -464,9 +464,7 @@ async def echo() -> AsyncIterator[str]:
 
 async def test_a_value_arrives_in_its_segment_and_in_its_parameter(files: Files, echo: str) -> None:
     http = {"path": "/x/{{ key }}/y?q={{ key }}&r=1"}
-    flow = HttpFlow(
-        Flow.model_validate({"backend": "HTTP", "url": echo, "http": http}), files, slots=1
-    )
+    flow = HttpFlow(Flow.model_validate({"backend": "HTTP", "url": echo, "http": http}), files)
     key = "a/b?c&d=e+f %é#~"
     result = await flow.run(rendered(http, key=key.encode()))
     await flow.close()
@@ -475,7 +473,7 @@ async def test_a_value_arrives_in_its_segment_and_in_its_parameter(files: Files,
 
 async def test_no_answer_in_time_is_an_unknown_outcome(files: Files, echo: str) -> None:
     fields = {"backend": "HTTP", "url": f"{echo}/hang", "timeoutSeconds": 0.2}
-    flow = HttpFlow(Flow.model_validate(fields), files, slots=1)
+    flow = HttpFlow(Flow.model_validate(fields), files)
     with pytest.raises(ProcessingError) as raised:
         await flow.run(rendered({}))
     await flow.close()

@@ -112,7 +112,7 @@ def make(handler: Handler, files: Files, backend: Backend = HttpFlow, **fields: 
         **fields,
     }
     transport = MockServer(handler)
-    return backend(Flow.model_validate(flow), files, slots=2, transport=transport)
+    return backend(Flow.model_validate(flow), files, transport=transport)
 
 
 async def header(files: Files, backend: Backend, auth: Any, **fields: Any) -> httpx.Headers:

@@ -123,7 +123,7 @@ def make(
         "tls": tls,
         **fields,
     }
-    return backend(Flow.model_validate(flow), files, slots=2)
+    return backend(Flow.model_validate(flow), files)
 
 
 async def refused(flow: HttpFlow | LangflowFlow) -> ProcessingError:

@@ -47,7 +47,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def client(files: Files, handler: Handler, **fields: Any) -> LangflowFlow:
-    return LangflowFlow(make_flow(**fields), files, slots=2, transport=MockServer(handler))
+    return LangflowFlow(make_flow(**fields), files, transport=MockServer(handler))
 
 
 async def refused(flow: LangflowFlow, request: FlowRequest = REQUEST) -> ProcessingError:
@@ -322,7 +322,7 @@ def address(server: aiohttp.web.ServerRunner) -> str:
 async def test_many_runs_over_real_connections(
     files: Files, server: aiohttp.web.ServerRunner
 ) -> None:
-    flow = LangflowFlow(make_flow(url=address(server)), files, slots=4)
+    flow = LangflowFlow(make_flow(url=address(server)), files)
     await flow.start()
     results = await asyncio.gather(*(flow.run(REQUEST) for _ in range(40)))
     assert {result.value for result in results} == {"hello"}
@@ -330,14 +330,14 @@ async def test_many_runs_over_real_connections(
 
 
 async def test_compressed_answers(files: Files, server: aiohttp.web.ServerRunner) -> None:
-    flow = LangflowFlow(make_flow(url=f"{address(server)}/gzip"), files, slots=1)
+    flow = LangflowFlow(make_flow(url=f"{address(server)}/gzip"), files)
     assert (await flow.run(REQUEST)).value == "hello"
     await flow.close()
 
 
 async def test_a_user_in_the_url(files: Files, server: aiohttp.web.ServerRunner) -> None:
     url = address(server).replace("//", "//user:pa%20ss@") + "/basic"
-    flow = LangflowFlow(make_flow(url=url), files, slots=1)
+    flow = LangflowFlow(make_flow(url=url), files)
     assert (await flow.run(REQUEST)).value == "hello"
     await flow.close()
 
@@ -347,7 +347,7 @@ async def test_the_timeout_is_for_the_whole_call(
     files: Files, server: aiohttp.web.ServerRunner, path: str
 ) -> None:
     fields = {"url": f"{address(server)}/{path}", "timeoutSeconds": 0.2}
-    error = await refused(LangflowFlow(make_flow(**fields), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(**fields), files))
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowTimeout")
 
 
@@ -355,7 +355,7 @@ async def test_the_timeout_is_for_the_whole_call(
 async def test_broken_connections(
     files: Files, server: aiohttp.web.ServerRunner, path: str
 ) -> None:
-    error = await refused(LangflowFlow(make_flow(url=f"{address(server)}/{path}"), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(url=f"{address(server)}/{path}"), files))
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
     assert "connection lost" in str(error)
     assert "outcome unknown" in str(error)
@@ -378,7 +378,7 @@ async def saying(*parts: bytes) -> AsyncIterator[str]:
 async def test_an_answer_that_is_no_http_does_not_quote_the_query(files: Files) -> None:
     async with saying(b"GARBAGE\r\n\r\n") as host:
         url = f"http://{host}/?x-api-key=in-the-query"
-        error = await refused(LangflowFlow(make_flow(url=url), files, slots=1))
+        error = await refused(LangflowFlow(make_flow(url=url), files))
     assert "not HTTP" in str(error)
     assert "in-the-query" not in str(error)
     assert error.outcome_unknown
@@ -387,7 +387,7 @@ async def test_an_answer_that_is_no_http_does_not_quote_the_query(files: Files) 
 async def test_a_broken_compression_is_a_lost_answer(files: Files) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\n"
     async with saying(head, b"hello") as host:
-        error = await refused(LangflowFlow(make_flow(url=f"http://{host}"), files, slots=1))
+        error = await refused(LangflowFlow(make_flow(url=f"http://{host}"), files))
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
     assert error.outcome_unknown
 
@@ -400,7 +400,7 @@ async def test_a_proxy_that_refuses_lets_nothing_through(
 ) -> None:
     async with saying(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status) as host:
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:of-the-proxy@{host}")
-        flow = LangflowFlow(make_flow(url="https://langflow.example"), files, slots=1)
+        flow = LangflowFlow(make_flow(url="https://langflow.example"), files)
         error = await refused(flow)
     assert f"the proxy answered {status} No" in str(error)
     assert "of-the-proxy" not in str(error)
@@ -412,7 +412,7 @@ async def test_a_proxy_that_is_none_is_seen_at_the_start(
     files: Files, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    flow = LangflowFlow(make_flow(url="https://langflow.example"), files, slots=1)
+    flow = LangflowFlow(make_flow(url="https://langflow.example"), files)
     with pytest.raises(ProcessingError, match="HTTPS_PROXY") as raised:
         await flow.start()
     assert raised.value.failure is Failure.CONFIGURATION
@@ -429,7 +429,7 @@ async def test_a_connection_that_does_not_come_is_no_unknown_outcome(
     # A busy machine must not let the whole call's time run out first.
     monkeypatch.setattr("flowbinding_worker.flows.http_client.CONNECT_SHARE", 0.02)
     fields = {"url": "http://langflow.example", "timeoutSeconds": 5}
-    error = await refused(LangflowFlow(make_flow(**fields), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(**fields), files))
     assert "no connection in time" in str(error)
     assert not error.outcome_unknown
 
@@ -448,40 +448,38 @@ async def test_a_token_is_secret_without_its_scheme(files: Files, tmp_path: Path
 async def test_two_users_of_one_header_are_a_misconfiguration(files: Files) -> None:
     fields = {"url": "http://user:pass@langflow", "apiKeyHeader": "Authorization"}
     flow = make_flow(**fields, apiKeySecretRef={"name": "langflow", "key": "key"})
-    error = await refused(LangflowFlow(flow, files, slots=1))
+    error = await refused(LangflowFlow(flow, files))
     assert error.failure is Failure.CONFIGURATION
 
 
 async def test_retry_after_arrives(files: Files, server: aiohttp.web.ServerRunner) -> None:
-    error = await refused(
-        LangflowFlow(make_flow(url=f"{address(server)}/slow-down"), files, slots=1)
-    )
+    error = await refused(LangflowFlow(make_flow(url=f"{address(server)}/slow-down"), files))
     assert (error.failure, error.retry_after_seconds) == (Failure.THROTTLE, 3.0)
 
 
 async def test_nobody_listens(files: Files, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    error = await refused(LangflowFlow(make_flow(url=url), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(url=url), files))
     assert (error.failure, error.reason) == (Failure.TRANSIENT, "FlowUnreachable")
     assert str(error).startswith(f"{url}: cannot connect: ")
 
 
 async def test_a_host_that_does_not_exist(files: Files) -> None:
-    error = await refused(LangflowFlow(make_flow(url="http://no-such.invalid"), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(url="http://no-such.invalid"), files))
     assert error.reason == "FlowUnreachable"
     assert error.failure in (Failure.CONFIGURATION, Failure.TRANSIENT)
 
 
 async def test_tls_to_a_server_without_it(files: Files, server: aiohttp.web.ServerRunner) -> None:
     url = address(server).replace("http://", "https://")
-    error = await refused(LangflowFlow(make_flow(url=url), files, slots=1))
+    error = await refused(LangflowFlow(make_flow(url=url), files))
     assert error.failure is Failure.CONFIGURATION
     assert "TLS failed" in str(error)
 
 
 @pytest.mark.parametrize("url", ["http://host:99999", "http://[::1"])
 async def test_urls_that_are_none(files: Files, url: str) -> None:
-    flow = LangflowFlow(make_flow(url=url), files, slots=1)
+    flow = LangflowFlow(make_flow(url=url), files)
     with pytest.raises(ProcessingError) as raised:
         await flow.start()
     assert raised.value.failure is Failure.CONFIGURATION
@@ -492,7 +490,7 @@ async def test_urls_that_are_none(files: Files, url: str) -> None:
 async def test_cancelling_a_run_cancels_the_request(
     files: Files, server: aiohttp.web.ServerRunner
 ) -> None:
-    flow = LangflowFlow(make_flow(url=f"{address(server)}/hang"), files, slots=1)
+    flow = LangflowFlow(make_flow(url=f"{address(server)}/hang"), files)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await flow.run(REQUEST)

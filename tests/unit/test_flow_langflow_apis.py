@@ -57,7 +57,6 @@ class Server:
         self.flow = LangflowFlow(
             Flow.model_validate({**base, **fields}),
             files,
-            slots=1,
             transport=MockServer(self._handle),
         )
 

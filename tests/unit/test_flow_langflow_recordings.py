@@ -210,7 +210,7 @@ async def result(name: str) -> FlowResult:
         fields["outputComponent"] = recording.component
     flow = Flow.model_validate({"backend": "Langflow", "url": "http://langflow", **fields})
     answers = MockServer(lambda _: recording.response)
-    client = LangflowFlow(flow, Files(), slots=1, transport=answers)
+    client = LangflowFlow(flow, Files(), transport=answers)
     try:
         return await client.run(FlowRequest("in-0-7", "hello", "s-1"))
     finally:

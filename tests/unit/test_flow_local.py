@@ -358,6 +358,12 @@ async def test_failing_runs(
     assert error.timed_out is (reason == "FlowTimeout")
 
 
+async def test_a_run_without_a_limit_that_finds_no_memory(path: Path, engine: StandIn) -> None:
+    engine.fails = RunError(Fault.MEMORY, "Unable to allocate 8 PiB", stuck=True)
+    error = await refused(make(path))
+    assert str(error).startswith("a component asked for more memory than there is: Unable to")
+
+
 @pytest.mark.parametrize(
     ("written", "proven", "tweaks", "failure"),
     [

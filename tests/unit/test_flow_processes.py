@@ -205,6 +205,30 @@ async def test_a_run_that_wants_too_much_memory_fails_alone(forks: Forks) -> Non
     await asyncio.gather(*(bench.run("meet") for _ in range(8)))
 
 
+async def test_a_process_without_memory_for_a_thread_has_met_its_limit(forks: Forks) -> None:
+    mebibyte = 1024 * 1024
+    bench = Bench(forks, threads=8, max_memory=mebibyte)
+    before = await bench.pid()
+    await bench.run(f"grow {56 * mebibyte}")
+    runs = [await bench.begin("thread 0.3") for _ in range(8)]
+    ends = await asyncio.gather(*runs, return_exceptions=True)
+    faults = [(end.fault, end.stuck) for end in ends if isinstance(end, RunError)]
+    assert set(faults) == {(Fault.MEMORY, True)}
+    assert await bench.pid() != before
+    await gone(before)
+
+
+async def test_an_answer_that_there_is_no_memory_to_pass_on_is_told_at_once(forks: Forks) -> None:
+    mebibyte = 1024 * 1024
+    bench = Bench(forks, threads=1, max_memory=64 * mebibyte)
+    before = await bench.pid()
+    with pytest.raises(RunError) as raised:
+        await bench.run(f"large {40 * mebibyte}", seconds=10)
+    assert (raised.value.fault, raised.value.stuck) == (Fault.MEMORY, True)
+    assert await bench.pid() != before
+    await gone(before)
+
+
 async def test_a_run_that_nobody_wants_any_more_ends(forks: Forks) -> None:
     bench = Bench(forks, max_runs=2)
     before = await bench.pid()

@@ -60,7 +60,6 @@ async def test_looks_and_requests_are_counted_by_cluster() -> None:
         watcher.watch(target, f"{name}#x", {"bootstrap_servers": name})
     for poller in watcher.pollers.values():
         await poller._try_tick()
-    await watcher.close()
 
     def value(name: str, cluster: str) -> float | None:
         return metrics.registry.get_sample_value(f"{PREFIX}{name}", {"cluster": cluster})
@@ -68,6 +67,7 @@ async def test_looks_and_requests_are_counted_by_cluster() -> None:
     assert (value("lag_polls_total", "a:1"), value("lag_poll_failures_total", "a:1")) == (1, None)
     assert (value("lag_polls_total", "b:1"), value("lag_poll_failures_total", "b:1")) == (None, 1)
     assert value("lag_poll_duration_seconds_count", "b:1") == 1
+    await watcher.close()
 
 
 async def test_a_secret_that_many_bindings_share_is_read_a_few_times() -> None:

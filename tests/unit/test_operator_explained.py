@@ -77,6 +77,24 @@ def test_a_scale_down_window_ends_when_it_says() -> None:
     assert found[1] == pytest.approx(waited, abs=2 * TICK)
 
 
+def test_a_scale_down_that_is_forbidden_is_told_as_that_and_not_as_a_wait() -> None:
+    rules = {"stabilizationWindowSeconds": 0, "selectPolicy": "Disabled"}
+    world = World(spec_of(window("scaleDown", **rules)))
+    grown(world)
+    decision = world.run(60, lag=5)
+    assert wait(world.history, world.spec, decision) == (Hold.SCALING_POLICY, None)
+
+
+def test_a_scale_down_that_waits_for_its_next_step_is_told_as_a_window() -> None:
+    rules = {**pods(4, 60), "stabilizationWindowSeconds": 60}
+    world = World(spec_of({**window("scaleDown", **rules), "lagThreshold": 10}), replicas=24)
+    world.run(100, lag=240)
+    for lag in range(240, 100, -4):
+        decision = world.tick(lag)
+    assert decision.replicas == 24
+    assert wait(world.history, world.spec, decision) == (Hold.STABILIZATION_WINDOW, None)
+
+
 def test_nothing_holds_what_only_the_load_changes() -> None:
     world = World(spec_of({"minReplicas": 1}))
     decision = world.run(300, lag=0)

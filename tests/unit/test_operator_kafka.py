@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from flowbinding_api.kafka import BootstrapServers
 from flowbinding_api.reasons import Reason
-from flowbinding_api.spec import BootstrapServers
 from flowbinding_operator.kafka import ClusterError, KafkaLink, MovedError
 from flowbinding_operator.lag import Commit, Partition
 

@@ -166,6 +166,30 @@ async def test_loops_start_and_end_with_their_bindings() -> None:
     assert links[1].closed
 
 
+async def test_a_cluster_s_series_go_with_the_last_loop_that_asks_it() -> None:
+    metrics = Metrics()
+    metrics.kafka_requests.labels("kafka:9092", "Metadata").inc()
+    watcher = LagWatcher(
+        lambda *_: None, metrics, seconds=0.01, failed=_raise, connect=lambda _: FakeLink()
+    )
+    options = {"bootstrap_servers": "kafka:9092"}
+    # The same brokers with two sets of credentials.
+    for name in ("a", "b"):
+        watcher.watch(replace(TARGET, key=f"shop/{name}"), f"kafka:9092#{name}", options)
+
+    def shown() -> bool:
+        return b'cluster="kafka:9092"' in generate_latest(metrics.registry)
+
+    loops = {task.get_name(): task for task in asyncio.all_tasks()}
+    watcher.forget("shop/a")
+    await asyncio.wait([loops["lag kafka:9092#a"]])
+    assert shown(), "b's loop goes on"
+    watcher.forget("shop/b")
+    await asyncio.wait([loops["lag kafka:9092#b"]])
+    assert not shown()
+    await watcher.close()
+
+
 async def test_a_dead_cluster_delays_nobody() -> None:
     good = FakeLink()
     good.topic("orders", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -32,6 +32,34 @@ MOST = 10
 @pytest.fixture
 async def operator() -> Operator:
     return Operator()
+
+
+@pytest.mark.parametrize("successor", [False, True])
+async def test_a_binding_that_goes_while_its_status_is_written_stays_gone(
+    operator: Operator, successor: bool
+) -> None:
+    operator.submit()
+    operator.kube.on_change = lambda _: None
+    write = operator.kube.patch_status
+    after = manifest()
+    after["metadata"] |= {"uid": "another", "resourceVersion": "999"}
+
+    async def slow(namespace: str, name: str, status: Mapping[str, Any]) -> Any:
+        answer = await write(namespace, name, status)
+        # The watch brings the end of it, and who comes after it, before the answer is there.
+        operator.bindings.drop(KEY)
+        if successor:
+            operator.bindings.put(KEY, after)
+        return answer
+
+    operator.kube.patch_status = slow  # type: ignore[method-assign]
+    operator.now += 1
+    await operator.reconcile()
+    operator.now += 10
+    await operator.reconcile()
+    assert "status" in operator.kube.writes
+    assert operator.bindings.get(KEY) == (after if successor else None)
+    await operator.lag.close()
 
 
 async def test_kafka_away_for_five_minutes_changes_nothing_and_what_follows_is_one_step(

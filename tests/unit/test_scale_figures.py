@@ -85,11 +85,12 @@ def test_few_samples_tell_no_growth() -> None:
 
 def test_the_report_names_what_was_missed_and_replaces_itself(tmp_path: Path) -> None:
     scrape = Scrape.of(PAGE)
-    idle = phase("idle", Mark(0.0, Scrape(), Scrape()), Mark(10.0, scrape, scrape))
-    result = Result(1000, 100, applied=61.0, ready=70.0, peak=1e8, phases=[idle])
+    marks = Mark(0.0, Scrape(), Scrape()), Mark(10.0, scrape, scrape)
+    phases = [phase("cold start", *marks), phase("idle", *marks)]
+    result = Result(1000, 100, applied=61.0, ready=70.0, peak=1e8, phases=phases)
     missed = misses(result)
     assert [text.split()[0] for text in missed] == ["cold", "idle"]
-    assert table([result]).row_count == 1
+    assert table([result]).row_count == 2
     assert "61.0 s" in sentences(result)[0]
     path = tmp_path / "RESULTS.md"
     path.write_text("# Benchmarks\n\n<!-- other -->\n")
@@ -101,6 +102,16 @@ def test_the_report_names_what_was_missed_and_replaces_itself(tmp_path: Path) ->
     assert text.count("## Fleet") == 1
     assert "12.0 s" in text
     assert "61.0 s" not in text
+
+
+def test_what_was_measured_before_a_phase_that_never_ended_is_reported() -> None:
+    marks = Mark(0.0, Scrape(), Scrape()), Mark(10.0, Scrape(), Scrape())
+    late = "all have scaled: not within 600 s"
+    result = Result(5000, 500, 300.0, 310.0, phases=[phase("cold start", *marks)], unfinished=late)
+    (said,) = sentences(result)
+    assert "300.0 s" in said
+    assert late in said
+    assert late in misses(result)
 
 
 @pytest.mark.parametrize(

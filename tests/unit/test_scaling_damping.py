@@ -80,6 +80,17 @@ def test_policies_limit_how_fast_it_goes_down(
     assert steps(world, 400, lag=5) == expected
 
 
+def test_a_need_that_falls_all_the_time_is_followed() -> None:
+    window = {"scaleDown": {"stabilizationWindowSeconds": 60}}
+    scaling = {"maxReplicas": 1000, "lagThreshold": 10, "behavior": window}
+    world = World(spec_of(scaling), partitions=1000, replicas=1000)
+    world.run(200, lag=10_000)
+    for lag in range(10_000, 2_000, -10):
+        # A step every two seconds: there is always a next one.
+        replicas = world.tick(lag).replicas or 0
+        assert replicas <= lag / 10 + (2 * 60 + 8) / TICK
+
+
 def test_falling_asleep_is_not_limited_but_can_be_disabled() -> None:
     slow = {"policies": [policy("Pods", 1, 600)]}
     asleep = World(spec_of(limited("scaleDown", slow, idleSeconds=60)), replicas=24)

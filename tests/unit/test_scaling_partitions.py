@@ -8,6 +8,7 @@ from flowbinding_api.reasons import Reason
 from flowbinding_operator.conditions import View
 from flowbinding_operator.scaling import Sample
 from flowbinding_operator.scaling.levels import level
+from flowbinding_operator.scaling.partitions import PartitionBook
 from flowbinding_operator.status import status_of
 from scaling_world import TICK, Topic, World, spec_of
 
@@ -74,6 +75,50 @@ def test_when_nothing_moves_at_all_no_workers_are_added() -> None:
     decision = topic.watch(600, 1.0, stuck=all_stuck)[-1]
     assert decision.replicas == before
     assert decision.limited is Reason.PARTITION_STALLED
+
+
+@pytest.mark.parametrize("stopped", [range(24), range(6)])
+def test_what_a_down_server_holds_up_is_not_for_partitions_to_answer_for(stopped: range) -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(300, 0.2)
+    before, topic.trouble = topic.history.replicas, Reason.FLOW_UNREACHABLE.value
+    arriving = [1.0 if index in stopped else 0.0 for index in range(24)]
+    seen = topic.watch(1200, arriving, stuck=frozenset(stopped))
+    # Longer than a partition takes to count as stuck.
+    assert {d.limited for d in seen} <= {None, Reason.BACKEND_SATURATED}
+    assert {d.replicas for d in seen} == {before}
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Reason.SCHEMA_REGISTRY_UNREACHABLE,
+        Reason.SCHEMA_REGISTRY_UNAUTHORIZED,
+        Reason.SCHEMA_REGISTRY_MISCONFIGURED,
+    ],
+)
+def test_without_its_schema_registry_a_binding_gets_no_more_workers(trouble: Reason) -> None:
+    topic = Topic(spec_of({"maxReplicas": 24}, ONE))
+    topic.watch(60, 0.05)
+    before, topic.trouble = topic.history.replicas, trouble.value
+    decision = topic.watch(60, 1.0, stuck=frozenset(range(24)))[-1]
+    assert (decision.replicas, decision.limited) == (before, Reason.BACKEND_SATURATED)
+
+
+def test_a_lower_target_finds_late_partitions_as_soon_as_if_it_had_always_been_that() -> None:
+    book = PartitionBook()
+    for time in range(0, 600, 2):
+        book.observe(time, (0,), (0,), working=True)
+        book.late(4500)
+    for time in range(600, 700, 2):
+        book.observe(time, (0,), (0,), working=True)
+        book.late(12)
+    for count, time in enumerate(range(700, 712, 2)):
+        # Of what has come at once, one message is done with every look.
+        book.observe(time, (100,), (count,), working=True)
+        assert book.late(12) == []
+    book.observe(712, (100,), (8,), working=True)
+    assert book.late(12) == [0]
 
 
 def test_a_full_backend_gets_no_more_workers() -> None:
@@ -210,7 +255,11 @@ def test_a_hot_partition_and_stuck_ones_are_told_by_their_names() -> None:
     hot = Decision(1, Reason.HOT_PARTITION, Reason.HOT_PARTITION, hot=2)
     assert message(hot) == "b/0 gets more than one worker can do"
     stuck = Decision(1, Reason.ARRIVALS, Reason.PARTITION_STALLED, stalled=(1, 2))
-    assert message(stuck) == "nothing is done of partitions: a/1, b/0"
+    assert message(stuck) == "nothing is done of a/1, b/0"
+    nothing = Decision(1, Reason.ARRIVALS, Reason.PARTITION_STALLED)
+    assert message(nothing) == "nothing is done of any partition"
+    many = Decision(1, Reason.ARRIVALS, Reason.PARTITION_STALLED, stalled=(0,) * 11)
+    assert message(many).endswith("a/0 and 3 more")
 
 
 def test_late_partitions_get_workers_that_hold_fewer_but_one_step_only() -> None:

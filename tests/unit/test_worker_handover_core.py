@@ -230,8 +230,8 @@ def test_what_does_not_hold_any_more_keeps_its_register_while_its_writer_may_wri
 
 def test_the_right_to_write_ends_with_the_lease_and_nothing_revives_it() -> None:
     clock = Clock()
-    outgoing = Outgoing({1: Item(1, State.RUNNING)}, clock)
     clock.now = 100.0
+    outgoing = Outgoing({1: Item(1, State.RUNNING)}, clock)
     assert not expired(outgoing), "nobody has been told"
     version, _ = outgoing.say()
     clock.now = 101.0
@@ -273,6 +273,20 @@ def test_what_nobody_has_acknowledged_is_not_said_for_longer_than_a_lease_would_
     assert outgoing.over
     assert not due(outgoing)
     assert not expired(outgoing), "but its messages are ours: nobody was told of them"
+
+
+def test_an_answer_after_that_does_not_bring_it_back() -> None:
+    """It is said in another register by then; here its runs would never end."""
+    clock = Clock()
+    outgoing = Outgoing({1: Item(mark(1), State.RUNNING)}, clock)
+    clock.now = FENCE_SECONDS - 0.1
+    version, _ = outgoing.say()
+    clock.now = FENCE_SECONDS
+    assert outgoing.vain
+    outgoing.acknowledged(version, FENCE_SECONDS - 0.1)
+    assert outgoing.over
+    assert not outgoing.covered
+    assert not due(outgoing)
 
 
 def test_what_is_said_changes_and_comes_to_an_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import OffsetAndMetadata
@@ -26,7 +28,7 @@ from flowbinding_worker.kafka.port import (
     RebalancingError,
     RecordUnreadableError,
 )
-from flowbinding_worker.kafka.producer import KafkaProducer, _Connection
+from flowbinding_worker.kafka.producer import KafkaProducer, _Connection, partition_for
 from flowbinding_worker.ports import Partition
 
 A, B, C = (TopicPartition("in", n) for n in range(3))
@@ -243,6 +245,15 @@ async def test_a_consumer_that_was_stopped_says_so() -> None:
         await consumer.ends([Partition(*A)])
 
 
+async def test_a_partition_without_a_position_yet_does_not_wait_for_the_others() -> None:
+    fake = FakeAioKafka(Broker(), A, B)
+    fake.seek(A, 3)
+    consumer = consumer_of(fake)
+    async with asyncio.timeout(5):
+        batches = await consumer.poll(dict.fromkeys((Partition(*A), Partition(*B)), 9), 3600)
+    assert [batch.partition for batch in batches] == [Partition(*A)]
+
+
 async def test_a_producer_closed_in_a_hurry_leaves_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -260,3 +271,16 @@ async def test_a_producer_closed_in_a_hurry_leaves_nobody_waiting(
     for waiting in (early, connection.outlasting(asyncio.Future())):
         with pytest.raises(KafkaError):
             await asyncio.wait_for(waiting, 5)
+
+
+@pytest.mark.parametrize("length", [0, 1, 36, 100_000])
+async def test_keys_are_placed_as_aiokafka_does_and_large_ones_are_not_kept(length: int) -> None:
+    key = b"k" * (length - 1) + b"!" if length else b""
+    cluster = SimpleNamespace(partitions_for_topic=lambda _: {2, 0, 1})
+    producer = SimpleNamespace(client=SimpleNamespace(cluster=cluster))
+    held = sys.getrefcount(key)
+    for partition in (None, 1):
+        found = await partition_for(producer, "out", key, partition)
+        assert found == DefaultPartitioner()(key, [0, 1, 2], [0, 1, 2])
+    if length == 100_000:
+        assert sys.getrefcount(key) == held

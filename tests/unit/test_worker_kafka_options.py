@@ -10,8 +10,8 @@ import pytest
 
 from flowbinding_api.base import SecretKeyRef
 from flowbinding_api.errors import FlowBindingError
+from flowbinding_api.kafka import Kafka
 from flowbinding_api.kafka_options import client_options
-from flowbinding_api.spec import Kafka
 from testbed.pki import Authority
 
 SERVERS = {"bootstrapServers": "a:1,b:2"}

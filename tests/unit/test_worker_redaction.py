@@ -26,6 +26,13 @@ def test_no_secret_is_left_in_text_or_json(
     assert json.dumps(secret, ensure_ascii=ascii_only)[1:-1] not in line.replace(SHOWN, "\0")
 
 
+@pytest.mark.parametrize("escaped", [r"c2Vj\/cmV0+Pz8=", r"c2Vj/cmV0\u002BPz8="])
+def test_what_other_servers_escape_in_their_json(escaped: str) -> None:
+    redact = Redactor()
+    redact.learn(json.loads(f'"{escaped}"'))
+    assert redact(f'{{"you sent": "Basic {escaped}"}}') == f'{{"you sent": "Basic {SHOWN}"}}'
+
+
 def test_a_secret_that_holds_another_is_taken_out_whole() -> None:
     redact = Redactor()
     redact.learn("password")

@@ -121,6 +121,22 @@ async def test_references_in_a_circle_end() -> None:
     assert len(registry.asked) <= 4
 
 
+async def test_too_many_references_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemas, "MAX_REFERENCES", 2)
+    registry = Registry()
+    references = [{"name": name, "subject": name, "version": 1} for name in "abc"]
+    for name in "abc":
+        registry.add("string", name)
+    number = registry.add(ORDER, references=references)
+    asked = Asked(registry)
+    for _ in range(2):
+        error = await asked.refused(framed(number, b""))
+        assert error.reason == "DecodeFailed"
+        assert "it is no usable schema: more than 2 references" in str(error)
+        assert len(registry.asked) == 3
+    await asked.reader.close()
+
+
 async def test_a_tombstone_needs_no_schema() -> None:
     asked = Asked(lambda _: pytest.fail("nothing to ask for"))
     assert await asked.read(None) is None

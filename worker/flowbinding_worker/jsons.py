@@ -50,8 +50,10 @@ def strict(text: str) -> Any:
 def dump(value: Any) -> bytes:
     """JSON data as compact JSON in UTF-8; NaN and the infinities, which JSON lacks, become null.
 
+    Callers see to it that it is data: what msgspec knows besides (bytes, times, sets) gets through.
+
     Raises:
-        TypeError: It is no JSON data.
+        TypeError: It holds what neither msgspec nor JSON knows.
         ValueError: It is nested too deeply.
     """
     try:
@@ -68,7 +70,7 @@ def dump_finite(value: Any) -> bytes:
     """The same, with NaN and the infinities refused.
 
     Raises:
-        TypeError: It is no JSON data.
+        TypeError: As `dump` does.
         ValueError: It is nested too deeply, or holds one of them.
     """
     text = dump(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import urllib.parse
+from collections.abc import Iterator
 
 SHOWN = "***"
 MIN_LENGTH = 4
@@ -32,11 +33,7 @@ class Redactor:
             self._prepare()
 
     def _prepare(self) -> None:
-        forms = {
-            form
-            for text in self._known
-            for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-        }
+        forms = {form for text in self._known for form in _forms(text)}
         # The longest first: one secret may be part of another.
         self._forms = sorted(forms, key=len, reverse=True)
 
@@ -59,6 +56,16 @@ class Redactor:
             if form in text:
                 text = text.replace(form, SHOWN)
         return text
+
+
+def _forms(text: str) -> Iterator[str]:
+    """A secret as it is, and as it appears in JSON."""
+    yield text
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    yield (escaped := json.dumps(text)[1:-1])
+    # PHP escapes the one, .NET the other, and base64 has both.
+    yield escaped.replace("/", "\\/")
+    yield escaped.replace("+", "\\u002B")
 
 
 redact = Redactor()

@@ -148,8 +148,8 @@ class AvroReader:
             hint = "; source.format JsonSchema reads it" if kind == "JSON" else ""
             return Unusable(f"it is of type {one_line(str(kind))[:40]}, not Avro{hint}")
         references: dict[tuple[str, str], str] = {}
-        await self._collect(document, references, number)
         try:
+            await self._collect(document, references, number)
             schema = Schema(document["schema"], list(references.values()))
         except ValueError as error:
             return Unusable(f"it is no usable schema: {error}")
@@ -159,12 +159,16 @@ class AvroReader:
     async def _collect(
         self, document: Mapping[str, Any], into: dict[tuple[str, str], str], number: int
     ) -> None:
-        """Schemas that a schema refers to, each after those that it refers to itself."""
+        """Schemas that a schema refers to, each after those that it refers to itself.
+
+        Raises:
+            ValueError: There are too many of them.
+        """
         for subject, version in _references(document):
             if (subject, version) in into:
                 continue
             if len(into) >= MAX_REFERENCES:
-                raise _undecodable(f"schema {number}: more than {MAX_REFERENCES} references")
+                raise ValueError(f"more than {MAX_REFERENCES} references")
             # Its place now, against circles; its turn after what it refers to.
             into[subject, version] = ""
             named = urllib.parse.quote(subject, safe="")

@@ -17,13 +17,23 @@ import kafkaio
 from demo.applications import send
 from demo.observed import Observed
 from demo.view import View, summary
+from flowbinding_api.binding import DEAD_LETTER_SUFFIX
 from testbed import Report, Testbed, TestbedError
 
 EXAMPLE = Path(__file__).parents[1]
 NAMESPACE = "loan"
 REQUESTS = "finance.loan.request.v1"
 DECISIONS = ("finance.loan.decision.v1", "finance.loan.review.v1")
-TOPICS = (REQUESTS, "finance.loan.application.v1", "risk.scoring.result.v1", *DECISIONS)
+SOURCES = {
+    "loan-application": REQUESTS,
+    "loan-risk": "finance.loan.application.v1",
+    "loan-decision": "risk.scoring.result.v1",
+}
+TOPICS = (
+    *SOURCES.values(),
+    *DECISIONS,
+    *(f"{topic}.{binding}{DEAD_LETTER_SUFFIX}" for binding, topic in SOURCES.items()),
+)
 PARTITIONS = 6
 
 

@@ -14,7 +14,7 @@ from flowbinding_operator.scaling.rates import FAST_SECONDS
 SETTLE_SECONDS = 8.0
 """After a scale-up, for so long only one to twice as many is worth another rebalance: what asks for
 more is mostly still growing, and so would the next step. A scale-down waits for as long when the
-next one would follow by then."""
+next one would follow by then, and so would others: for one window more, and no longer."""
 
 
 def damp(history: History, scaling: Scaling, need: Decision, current: int | None) -> Decision:
@@ -58,8 +58,13 @@ def _stabilised(
         return current
     window = scaling.behavior.scale_down.stabilization_window_seconds
     highest = history.downs.of(floor, now, window)
-    soon = history.downs.of(floor, now, max(0.0, window - SETTLE_SECONDS))
-    return current if highest is None or soon != highest else min(current, highest)
+    if highest is None or highest >= current:
+        return current
+    if highest != history.downs.of(floor, now, max(0.0, window - SETTLE_SECONDS)):
+        # The next step would follow soon. One that has been awaited for a window falls for long.
+        awaited = history.downs.of(floor, now, 2.0 * window)
+        return current if awaited is None or awaited >= current else highest
+    return highest
 
 
 def _allowed(

@@ -6,12 +6,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import FlowBindingSpec, Ordering
 from flowbinding_operator.scaling.history import History
 from flowbinding_operator.scaling.partitions import RATE_SECONDS
 from flowbinding_operator.scaling.rates import SLOW_SECONDS, rates_of
 from flowbinding_operator.scaling.sample import Sample
 
+HELPLESS = frozenset(
+    {
+        Reason.FLOW_FAILING,
+        Reason.FLOW_THROTTLED,
+        Reason.FLOW_UNREACHABLE,
+        Reason.FLOW_UNAUTHORIZED,
+        Reason.FLOW_NOT_FOUND,
+        Reason.FLOW_MISCONFIGURED,
+        Reason.FLOW_FILE_INVALID,
+        Reason.ENGINE_MISSING,
+        Reason.OUTPUT_UNAVAILABLE,
+        Reason.DEAD_LETTER_UNAVAILABLE,
+        Reason.SCHEMA_REGISTRY_UNREACHABLE,
+        Reason.SCHEMA_REGISTRY_UNAUTHORIZED,
+        Reason.SCHEMA_REGISTRY_MISCONFIGURED,
+    }
+)
+"""Troubles against which more workers do not help, and for which no partition is to blame."""
 UP_MARGIN = 0.03
 """Workers that run may be that much busier before there are more: noise does not move a count up
 and down, and what they do not keep up with shows as backlog."""
@@ -107,7 +126,8 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
     frozen = False
     if sample.per_partition:
         flows, waiting, each = _shares(history, flow), history.partitions.waiting(), 1
-        stuck, frozen = _stuck(history, waiting, spec)
+        if sample.trouble not in HELPLESS:
+            stuck, frozen = _stuck(history, waiting, spec)
         for index in stuck:
             flows[index], waiting[index] = 0.0, 0
     rate = _rate(history, spec.concurrency.per_replica / seconds, waiting)

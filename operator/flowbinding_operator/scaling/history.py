@@ -82,7 +82,7 @@ class History:
         hole_since: When they began.
         changes: (time, difference) of what was set, oldest first.
         ups: `wanted` of past decisions, negated: the lowest of them counts.
-        downs: `floor` of past decisions.
+        downs: `floor` of past decisions, for two windows.
     """
 
     replicas: int | None = None
@@ -126,7 +126,7 @@ class History:
             return
         now = self.last.time
         self.ups.add(now, -decision.wanted, behavior.scale_up.stabilization_window_seconds)
-        self.downs.add(now, decision.floor, behavior.scale_down.stabilization_window_seconds)
+        self.downs.add(now, decision.floor, 2 * behavior.scale_down.stabilization_window_seconds)
 
     def restart(self) -> None:
         """Forget what was seen and wanted: it was of other topics. What is set goes on."""

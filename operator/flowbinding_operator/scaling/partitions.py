@@ -35,7 +35,8 @@ class PartitionBook:
         rates: Messages a second, exponentially weighted.
         came_at: When messages came last, or waited.
         past: (time, end offsets) of earlier looks, oldest first, `apart` seconds or more apart.
-        apart: Grows with the longest age that is asked for.
+        apart: As the longest age needs it that was asked for between two looks.
+        oldest: The longest age that was asked for since the last look.
         moved_at: When something was done last, or nothing waited, or nobody was there to do it.
     """
 
@@ -47,6 +48,7 @@ class PartitionBook:
     came_at: array[float] = field(default_factory=_numbers)
     past: deque[tuple[float, array[int]]] = field(default_factory=deque)
     apart: float = 0.0
+    oldest: float = 0.0
     moved_at: array[float] = field(default_factory=_numbers)
 
     def observe(
@@ -69,6 +71,8 @@ class PartitionBook:
                 self.moved_at[index] = time
         self.time = time
         self.ends, self.done = array("q", ends), array("q", done)
+        if self.oldest:
+            self.apart, self.oldest = self.oldest / (PAST_LOOKS - 1), 0.0
         if time - self.past[-1][0] >= self.apart:
             self.past.append((time, self.ends))
             if len(self.past) > PAST_LOOKS + 1:
@@ -80,7 +84,7 @@ class PartitionBook:
         One of which nothing has been done lately is not late but stuck, or its run is a long one.
         """
         since = (self.time or 0.0) - seconds
-        self.apart = max(self.apart, seconds / (PAST_LOOKS - 1))
+        self.oldest = max(self.oldest, seconds)
         then = next((ends for time, ends in reversed(self.past) if time <= since), None)
         if then is None:
             return []

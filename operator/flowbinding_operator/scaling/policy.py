@@ -17,6 +17,7 @@ from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_operator.scaling.damping import damp
 from flowbinding_operator.scaling.decision import Decision
 from flowbinding_operator.scaling.demand import (
+    HELPLESS,
     Demand,
     Load,
     demand_of,
@@ -28,22 +29,6 @@ from flowbinding_operator.scaling.levels import holding, level
 from flowbinding_operator.scaling.partitions import RATE_SECONDS
 from flowbinding_operator.scaling.sample import Sample
 from flowbinding_operator.scaling.schedules import Bounds, bounds
-
-HELPLESS = frozenset(
-    {
-        Reason.FLOW_FAILING,
-        Reason.FLOW_THROTTLED,
-        Reason.FLOW_UNREACHABLE,
-        Reason.FLOW_UNAUTHORIZED,
-        Reason.FLOW_NOT_FOUND,
-        Reason.FLOW_MISCONFIGURED,
-        Reason.FLOW_FILE_INVALID,
-        Reason.ENGINE_MISSING,
-        Reason.OUTPUT_UNAVAILABLE,
-        Reason.DEAD_LETTER_UNAVAILABLE,
-    }
-)
-"""Troubles against which more workers do not help."""
 
 RELIEF = 0.8
 """With late partitions, a worker holds this share of what it held, and one less at least."""

@@ -20,18 +20,18 @@ def make_flow(binding: FlowBinding, files: Files, note: Note = lambda *_: None) 
         note: Told a reason and a sentence about what works, but not as it should.
     """
     flow = binding.spec.flow
-    slots = binding.spec.concurrency.per_replica
     # Each backend's libraries are imported only where that backend runs.
     if flow.backend is Backend.LANGFLOW:
         from flowbinding_worker.flows.langflow import LangflowFlow
 
-        return LangflowFlow(flow, files, slots=slots)
+        return LangflowFlow(flow, files)
     if flow.backend is Backend.LOCAL:
         from flowbinding_worker.flows.local import LocalFlow
 
+        slots = binding.spec.concurrency.per_replica
         return LocalFlow(flow, files, slots=slots, note=note)
     if flow.backend is Backend.HTTP:
         from flowbinding_worker.flows.http import HttpFlow
 
-        return HttpFlow(flow, files, slots=slots)
+        return HttpFlow(flow, files)
     return EchoFlow()

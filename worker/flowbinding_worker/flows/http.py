@@ -24,18 +24,10 @@ class HttpFlow:
     Args:
         flow: A flow with backend HTTP.
         files: Where its Secrets are mounted; read for each run, so that new ones work at once.
-        slots: Runs in flight at most.
         transport: Instead of a real one, in tests.
     """
 
-    def __init__(
-        self,
-        flow: Flow,
-        files: Files,
-        *,
-        slots: int,
-        transport: Transport | None = None,
-    ) -> None:
+    def __init__(self, flow: Flow, files: Files, *, transport: Transport | None = None) -> None:
         self._http = resolved(flow.http, flow.url or "")
         self._method = str(self._http.method)
         self._client = FlowClient(Server.of_flow(flow), files, transport=transport)

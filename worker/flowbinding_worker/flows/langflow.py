@@ -30,18 +30,10 @@ class LangflowFlow:
     Args:
         flow: A flow with backend Langflow and an id.
         files: Where its Secrets are mounted; read for each run, so that a new key works at once.
-        slots: Runs in flight at most.
         transport: Instead of a real one, in tests.
     """
 
-    def __init__(
-        self,
-        flow: Flow,
-        files: Files,
-        *,
-        slots: int,
-        transport: Transport | None = None,
-    ) -> None:
+    def __init__(self, flow: Flow, files: Files, *, transport: Transport | None = None) -> None:
         self._flow = flow
         self._files = files
         self._api = APIS[flow.api]

@@ -165,11 +165,13 @@ class LocalFlow:
                 Reason.FLOW_TIMEOUT,
             )
         if error.fault is Fault.MEMORY:
-            limit = (self._flow.local or LocalOptions()).max_memory
-            return run_failed(
-                "a component asked for more memory than spec.flow.local.maxMemory"
-                f" ({limit}) leaves: {error}"
+            limit = self._flow.local or LocalOptions()
+            there = (
+                f"spec.flow.local.maxMemory ({limit.max_memory}) leaves"
+                if limit.max_memory_bytes
+                else "there is"
             )
+            return run_failed(f"a component asked for more memory than {there}: {error}")
         if error.fault in (Fault.UNFIT, Fault.PROTECTED):
             return self._unfit(error)
         return self._repairable(error) or run_failed(str(error))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import time
 import urllib.parse
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any
 
 from flowbinding_api.flow_http import FlowTls, OAuth2
 from flowbinding_api.reasons import Reason
+from flowbinding_worker import jsons
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.classify import (
     Answer,
@@ -239,8 +239,8 @@ def _seconds(value: Any) -> float | None:
 
 def _document(answer: Answer) -> Mapping[str, Any]:
     try:
-        document = json.loads(answer.body)
-    except (ValueError, RecursionError):
+        document = jsons.parse(answer.body)
+    except ValueError:
         return {}
     return document if isinstance(document, Mapping) else {}
 

@@ -125,6 +125,9 @@ class ConnectionPool:
         if server is None or server.url is not url:
             server = self._moved(url)
         head = self._head(method, server, headers, len(body))
+        if deadline <= asyncio.get_running_loop().time():
+            # What is sent now would run, and nobody would wait for it.
+            raise httpx.ConnectTimeout("no time left")
         context = self.context
         connection = self._reused(context) or await self._connected(server, context, deadline)
         connection.deadline = deadline
@@ -147,6 +150,7 @@ class ConnectionPool:
         """Close all connections."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for connection in (*self._busy, *(idle.connection for idle in self._idle)):
             connection.abort()
         self._idle.clear()

@@ -129,8 +129,9 @@ class Outgoing:
         """What `say` gave at `sent_at` can be read by others now."""
         self._written = max(self._written, version)
         self._unanswered -= 1
-        # An answer that comes too late revives nothing: by then others may run the messages.
-        if not self.expired:
+        # An answer that comes too late revives nothing: by then others may run the messages, or
+        # they are told of in another register.
+        if not (self.expired or self.vain):
             self._fence = sent_at + FENCE_SECONDS
 
     def _set(self, offset: int, state: State, attempts: int = 0) -> bool:

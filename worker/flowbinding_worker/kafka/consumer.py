@@ -27,9 +27,10 @@ from aiokafka.errors import (
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from flowbinding_api import FlowBinding
+from flowbinding_api.kafka import Kafka
 from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
-from flowbinding_api.spec import Kafka, StartFrom
+from flowbinding_api.spec import StartFrom
 from flowbinding_worker.files import Files
 from flowbinding_worker.kafka.errors import translated
 from flowbinding_worker.kafka.listener import Listener, generation_of, state_of
@@ -193,6 +194,9 @@ class KafkaConsumer:
             listener.raise_failure()
             await asyncio.sleep(min(seconds, UNPLACED_SECONDS))
             return []
+        if len(asked) < len(wanted):
+            # Not at the cost of those that are not asked for this time.
+            seconds = min(seconds, UNPLACED_SECONDS)
         before = {tp: state_of(self._consumer, tp).position for tp in asked}
         try:
             with translated():

@@ -29,6 +29,9 @@ STOP_SECONDS = 2
 
 _PARTITIONER = DefaultPartitioner()
 
+_MAX_KEPT_KEY = 1024
+"""Bytes of a key whose partition is remembered: a key may be as large as a record."""
+
 
 class KafkaProducer:
     """An idempotent producer that connects when it is first needed; implements `ProducerPort`.
@@ -226,15 +229,18 @@ async def partition_for(producer: Any, topic: str, key: bytes | None, partition:
     if key is None and partition is not None:
         return partition % len(known)
     if key is not None:
-        return _place(key, tuple(sorted(known)))
+        place = _place if len(key) <= _MAX_KEPT_KEY else _hashed
+        return place(key, tuple(sorted(known)))
     available = cluster.available_partitions_for_topic(topic)
     return int(_PARTITIONER(None, sorted(known), list(available or ())))
 
 
-@lru_cache(maxsize=1024)
-def _place(key: bytes, partitions: tuple[int, ...]) -> int:
-    # aiokafka hashes in Python, which takes longer than all else that is done to send a record.
+def _hashed(key: bytes, partitions: tuple[int, ...]) -> int:
     return int(_PARTITIONER(key, partitions, partitions))
+
+
+# aiokafka hashes in Python, which takes longer than all else that is done to send a record.
+_place = lru_cache(maxsize=1024)(_hashed)
 
 
 async def close(producer: Any) -> None:

@@ -22,6 +22,8 @@ MAX_MESSAGE = 8192
 
 _STACK = 8 * 1024 * 1024
 """Of a thread; nearly all of it is never used."""
+_NO_THREAD = "can't start new thread"
+"""What Python says when there is no memory for a thread's stack."""
 
 T = TypeVar("T")
 
@@ -139,7 +141,7 @@ class _Server:
         message = str(error) or type(error).__name__
         packages: list[str] = []
         for cause in () if fault is Fault.PROTECTED else _causes(error):
-            if isinstance(cause, MemoryError):
+            if isinstance(cause, MemoryError) or str(cause) == _NO_THREAD:
                 fault, message = Fault.MEMORY, str(cause) or "out of memory"
                 break
             if isinstance(cause, ImportError):
@@ -159,6 +161,9 @@ class _Server:
             # What a component answers with need not be JSON, nor have an end.
             message = f"the answer cannot be passed on as JSON: {error}"
             framed = frame(about | {"fault": Fault.RAISED, "message": message})
+        except MemoryError:
+            message = "no memory is left to pass its answer on"
+            framed = frame(about | {"fault": Fault.MEMORY, "message": message, "stuck": True})
         self._writer.write(framed)
 
 
