@@ -55,10 +55,11 @@ def events(worker: WorkerProcess, *names: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-async def feed(bootstrap: str, topic: str) -> None:
-    """Messages with short calls at a steady pace, until cancelled."""
+async def feed(bootstrap: str, topic: str, fed: dict[str, float]) -> None:
+    """Messages with short calls at a steady pace, until cancelled; says when each was sent."""
     for second in itertools.count():
         numbers = range(second * PACE, (second + 1) * PACE)
+        fed |= dict.fromkeys((f"{n % SHORT} m{n}" for n in numbers), time.monotonic())
         await produce(bootstrap, topic, (numbered(n, SHORT) for n in numbers))
         await asyncio.sleep(1)
 
@@ -69,10 +70,12 @@ class Rebalances:
 
     Attributes:
         flow: Knows when calls started.
+        fed: When messages were sent, by their text; 0.1 s later they are there.
         begun: What set each rebalance off, and when, in seconds of the flow server's clock.
     """
 
     flow: FlowServer
+    fed: dict[str, float] = field(default_factory=dict)
     begun: dict[str, float] = field(default_factory=dict)
 
     def begin(self, name: str) -> None:
@@ -81,16 +84,17 @@ class Rebalances:
     def pauses(self, workers: Sequence[WorkerProcess], end: float) -> dict[str, list[float]]:
         """Seconds from when a partition was taken from its owner to its next call, by anybody.
 
-        That is a call of a key that runs nothing. Its message may have come 0.3 s later only.
+        That is a call of a key that runs nothing. Where its message was sent later, from then on.
         """
         starts = defaultdict(list)
         for call in self.flow.calls:
-            starts[call.place[0]].append(call.start)
+            starts[call.place[0]].append((call.start, self.fed.get(call.input, -math.inf)))
         found: dict[str, list[float]] = {name: [] for name in self.begun}
         for at, partition in sorted(t for w in workers for t in taken(w) if t[0] < end):
             name = max((n for n in self.begun if self.begun[n] <= at), key=self.begun.__getitem__)
-            after = [start for start in starts[partition] if start >= at]
-            found[name].append(min(after, default=math.inf) - at)
+            after = [times for times in starts[partition] if times[0] >= at]
+            start, came = min(after, default=(math.inf, at))
+            found[name].append(max(0.0, start - max(at, came)))
         return found
 
 
@@ -163,7 +167,7 @@ async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_
     )
     async with first:
         await until(lambda: flow.running == LONG)
-        feeding = asyncio.create_task(feed(kafka.bootstrap, source))
+        feeding = asyncio.create_task(feed(kafka.bootstrap, source, rebalances.fed))
         async with second:
             await joined(second)
             async with third:
