@@ -121,11 +121,11 @@ bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full
 
 .PHONY: bench-burst
 bench-burst: install ## A burst of 4,800 messages from zero, five times, 2 min; BURST=--write
-	@PYTHONPATH=tests $(BIN)/python -m scale.burst $(BURST)
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale.burst $(BURST)
 
 .PHONY: scale
 scale: install ## The operator with 1,000 bindings, 5 min; SCALE=--help
-	@PYTHONPATH=tests $(BIN)/python -m scale $(SCALE)
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale $(SCALE)
 
 ##@ Change it
 

@@ -10,12 +10,10 @@ import typer
 
 from local.measure import Case, measured
 from local.report import section
-from render.report import write
-from testbed.paths import PROJECT
+from results import RESULTS, write
 from worker.proc import machine
 
 CASES = (Case("echo", 1), Case("echo", 10), Case("prompt", 10))
-RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
 
 
 def main(

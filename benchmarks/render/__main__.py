@@ -10,12 +10,11 @@ import typer
 
 from flowbinding_worker.payload import Payload
 from render.cases import MESSAGE_BYTES, SPECS, binding, message, render
-from render.report import Rate, section, write
-from testbed.paths import PROJECT
+from render.report import Rate, section
+from results import RESULTS, write
 from worker.proc import machine
 
 BATCH = 200
-RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
 
 
 def main(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 BEGIN, END = "<!-- render: made by `make bench-render` -->", "<!-- /render -->"
@@ -40,13 +39,3 @@ def section(rates: Sequence[Rate], size: int, machine: Sequence[str]) -> str:
         *(*rows, END),
     ]
     return "\n".join(lines)
-
-
-def write(path: Path, text: str) -> None:
-    """Put a section, with its marks, in its place in the file, or at its end."""
-    old = path.read_text() if path.exists() else "# Benchmarks\n"
-    mark, *_, last = text.splitlines()
-    before, begin, rest = old.partition(mark)
-    after = rest.partition(last)[2] if begin else "\n"
-    gap = "" if begin else "\n"
-    path.write_text(f"{before}{gap}{text}{after}")

@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from results import RESULTS, write
 from scaling.compare import MAIN, compare
-from scaling.report import picture, section, write
+from scaling.report import picture, section
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ def main() -> int:
     text = section(rows, command, seeds)
     sys.stdout.write(text + f"\n{time.monotonic() - began:.0f} s\n")
     if options.write:
-        write(ROOT / "benchmarks" / "RESULTS.md", text)
+        write(RESULTS, text)
         if {row.workload for row in rows} >= set(MAIN):
             image = ROOT / "docs" / "images" / "scaling.svg"
             image.write_text(picture(rows), encoding="utf-8")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from scaling.compare import FEW, FIRST_SEED, KEDA, MAIN, OURS, Row, Score, is_main
 
@@ -31,12 +29,15 @@ WHY = (
     "  KEDA with it.",
 )
 
+BEGIN, END = "<!-- scaling: made by `make bench-scaling` -->", "<!-- /scaling -->"
+
 
 def section(rows: Sequence[Row], command: str, seeds: int) -> str:
     """A section of benchmarks/RESULTS.md."""
     labels = [label for label in rows[0].scores if label != OURS]
     head = f"| workload | bound | settled | {OURS} | " + " | ".join(labels) + " |"
     lines = [
+        BEGIN,
         "## Scaling policies in simulation",
         "",
         f"`{command}`, means of {seeds} seeds for {OURS} and {KEDA} in the workloads with an aim",
@@ -71,7 +72,7 @@ def section(rows: Sequence[Row], command: str, seeds: int) -> str:
             said_by_row.append(f"- {row.workload}: {said}")
     if said_by_row:
         lines += ["", f"What {OURS} says where workers do not help:", "", *said_by_row]
-    return "\n".join([*lines, "", *_goals(rows), ""])
+    return "\n".join([*lines, "", *_goals(rows), END])
 
 
 def _cell(score: Score, *, bound: float | None) -> str:
@@ -104,18 +105,6 @@ def _goals(rows: Sequence[Row]) -> list[str]:
             f" {verdict} |"
         )
     return [*lines, "", *WHY]
-
-
-def write(path: Path, text: str) -> None:
-    """Put a section into a file, in place of the one with the same title."""
-    title = text.splitlines()[0]
-    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    pattern = re.compile(rf"^{re.escape(title)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-    if pattern.search(old):
-        new = pattern.sub(lambda _: text.rstrip() + "\n\n", old)
-    else:
-        new = old.rstrip() + "\n\n" + text
-    path.write_text(new.rstrip() + "\n", encoding="utf-8")
 
 
 def picture(rows: Sequence[Row]) -> str:

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from results import RESULTS, write
 from testbed.kafka import KafkaBroker
 from testbed.report import Report
 from worker import extras, proc, profile_report, report
@@ -76,13 +77,13 @@ def main(
         bootstrap = kafka or _broker(stack, steps, folder)
         found, said = asyncio.run(_measure(bootstrap, folder, cases, counts, steps, profile))
     console.print(*([report.table(found)] if found else []), *said, sep="\n")
-    path = results or (report.RESULTS if complete else None)
+    path = results or (RESULTS if complete else None)
     if path is not None:
         command = f"make bench-worker BENCH={shlex.quote(' '.join(sys.argv[1:]))}"
         text = report.section(
             found, said, machine, command if sys.argv[1:] else "make bench-worker"
         )
-        report.write(path, text)
+        write(path, text)
     if len(found) < len(cases):
         raise typer.Exit(1)
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.table import Table
 
-from testbed.paths import PROJECT
 from worker.extras import Backlog, Latency
 from worker.runner import Result
 
-RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
 BEGIN, END = "<!-- worker: made by `make bench-worker` -->", "<!-- /worker -->"
 COLUMNS = (
     *("System", "S", "C", "Order", "ideal/s", "measured/s", "efficiency"),
@@ -78,12 +75,3 @@ def section(
         *("", *said, END),
     ]
     return "\n".join(lines)
-
-
-def write(path: Path, text: str) -> None:
-    """Put the section in its place in the file, or at its end."""
-    old = path.read_text() if path.exists() else "# Benchmarks\n"
-    before, begin, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2] if begin else "\n"
-    gap = "" if begin else "\n"
-    path.write_text(f"{before}{gap}{text}{after}")

@@ -17,6 +17,8 @@ import typer
 
 import kafkaio
 from manifests import manifest
+from results import RESULTS
+from results import write as write_section
 from scale import report
 from scale.fleet import BINDINGS, DEPLOYMENTS, api_client, until
 from testbed import Testbed
@@ -176,7 +178,7 @@ def main(
         typer.echo(line)
     if write:
         command = shlex.join(["make", "bench-burst", f"BURST={shlex.join(sys.argv[1:])}"])
-        report.write(report.RESULTS, section(answers, command))
+        write_section(RESULTS, section(answers, command))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from results import RESULTS
+from results import write as write_section
 from scale import report
 from scale.fleet import Fleet
 from scale.measure import Result, measure
@@ -44,7 +46,7 @@ def main(
             typer.echo(f"missed: {line}")
     if write:
         command = f"make scale SCALE={shlex.quote(' '.join(sys.argv[1:]))}"
-        report.write(report.RESULTS, report.section(results, command))
+        write_section(RESULTS, report.section(results, command))
 
 
 def _one(count: int, per_topic: int, *, idle: float, soak: float, memory: str) -> Result:

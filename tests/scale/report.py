@@ -9,9 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from scale.measure import Phase, Result
-from testbed.paths import PROJECT
 
-RESULTS = PROJECT / "benchmarks" / "RESULTS.md"
 BEGIN, END = "<!-- fleet: made by `make scale` -->", "<!-- /fleet -->"
 MIB = 1024**2
 DAY = 86_400
@@ -121,21 +119,6 @@ def machine() -> str:
     text = Path("/proc/cpuinfo").read_text()
     models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return f"{len(models)} CPUs, {models[0] if models else '?'}, Python {platform.python_version()}"
-
-
-def write(path: Path, text: str) -> None:
-    """Put a section in its place in the file, or at its end.
-
-    Args:
-        path: The file.
-        text: The section; its first and its last line mark where it is.
-    """
-    old = path.read_text() if path.exists() else "# Benchmarks\n"
-    first, *_, last = text.splitlines()
-    before, begin, rest = old.partition(first)
-    after = rest.partition(last)[2] if begin else "\n"
-    gap = "" if begin else "\n"
-    path.write_text(f"{before}{gap}{text}{after}")
 
 
 def _milliseconds(seconds: float | None) -> str:

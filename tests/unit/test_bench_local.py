@@ -10,7 +10,7 @@ import pytest
 
 from local.measure import FLOWS, Case, Cost, children, pss_bytes
 from local.report import section
-from render.report import write
+from results import write
 
 MIB = 1024 * 1024
 

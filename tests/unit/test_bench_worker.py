@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from results import write
 from worker import profile_report, report
 from worker.cases import SLOW, Case, Ordering, System, full, quick
 from worker.measure import Sample, cpu_per_message, percentile, steady_rate
@@ -80,7 +81,7 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
     path.write_text("# Benchmarks\n\nother\n")
     for figure in ("figure one", "figure two"):
-        report.write(path, report.section([], [figure], ["a machine"], "make bench-worker"))
+        write(path, report.section([], [figure], ["a machine"], "make bench-worker"))
     text = path.read_text()
     assert "figure one" not in text
     assert text.count("figure two") == text.count(report.BEGIN) == text.count("other") == 1

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from results import write
 from scale import burst
 from scale.figures import BLOCKS, Scrape, growth, quantile
 from scale.measure import Mark, Result, phase
 from scale.report import misses, section, sentences, table
-from scale.report import write as write_section
 
 PAGE = """\
 # HELP x Some.
@@ -96,7 +96,7 @@ def test_the_report_names_what_was_missed_and_replaces_itself(tmp_path: Path) ->
     path.write_text("# Benchmarks\n\n<!-- other -->\n")
     for applied in (61.0, 12.0):
         result.applied = applied
-        write_section(path, section([result], "make scale"))
+        write(path, section([result], "make scale"))
     text = path.read_text()
     assert text.startswith("# Benchmarks\n\n<!-- other -->\n")
     assert text.count("## Fleet") == 1
@@ -131,7 +131,7 @@ def test_a_burst_is_answered_in_time_and_in_one_step(
     path = tmp_path / "RESULTS.md"
     path.write_text("# Benchmarks\n\n<!-- other -->\n")
     for _ in range(2):
-        write_section(path, burst.section(answers, "make bench-burst"))
+        write(path, burst.section(answers, "make bench-burst"))
     text = path.read_text()
     assert text.startswith("# Benchmarks\n\n<!-- other -->\n")
     assert text.count("## Burst") == text.count(said) == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flowbinding_api.spec import Ordering
+from results import write
 from scaling.bound import clairvoyant, settled, useful
 from scaling.policies import Flink, FlowBinding, Keda, Numaflow, Static
-from scaling.report import write
 from scaling.workloads import Setting, messages, step, wave
 from scaling.world import Policy, Result, View, World
 
@@ -153,6 +153,9 @@ def test_a_hot_partition_is_reported_and_not_scaled_for() -> None:
 
 def test_a_section_is_written_in_place_of_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
-    path.write_text("# Results\n\n## Before\n\na\n\n## Mine\n\nold\n\n## After\n\nb\n")
-    write(path, "## Mine\n\nnew\n")
-    assert path.read_text() == "# Results\n\n## Before\n\na\n\n## Mine\n\nnew\n\n## After\n\nb\n"
+    others = (
+        "# Results\n\n<!-- a -->\nbefore\n<!-- /a -->\n\n{}\n\n<!-- c -->\nafter\n<!-- /c -->\n"
+    )
+    path.write_text(others.format("<!-- b -->\n## Mine\n\nold\n<!-- /b -->"))
+    write(path, "<!-- b -->\n## Mine\n\nnew\n<!-- /b -->\n")
+    assert path.read_text() == others.format("<!-- b -->\n## Mine\n\nnew\n<!-- /b -->")
