@@ -29,10 +29,16 @@ def parse(text: str) -> Any:
     Raises:
         ValueError: When it is not JSON, or is nested too deeply; says where.
     """
+    return _parsed(text, _LENIENT)
+
+
+def fields(text: str) -> dict[str, Any]:
+    """Those of a JSON object; none of anything else, be it JSON or not."""
     try:
-        return _READER.decode(text)
-    except _REFUSALS:
-        return _judged(_LENIENT, text)
+        found = parse(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def strict(text: str) -> Any:
@@ -41,10 +47,7 @@ def strict(text: str) -> Any:
     Raises:
         ValueError: When it is not JSON, or is nested too deeply; says where.
     """
-    try:
-        return _READER.decode(text)
-    except _REFUSALS:
-        return _judged(_STRICT, text)
+    return _parsed(text, _STRICT)
 
 
 def dump(value: Any) -> bytes:
@@ -88,7 +91,11 @@ def line(event: Any) -> str:
         return json.dumps(event, default=str, ensure_ascii=False)
 
 
-def _judged(judge: json.JSONDecoder, text: str) -> Any:
+def _parsed(text: str, judge: json.JSONDecoder) -> Any:
+    try:
+        return _READER.decode(text)
+    except _REFUSALS:
+        pass
     try:
         return judge.decode(text)
     except RecursionError:

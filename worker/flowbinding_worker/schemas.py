@@ -197,7 +197,7 @@ class AvroReader:
             answer = await self._client.call("GET", url, {"Accept": ACCEPT})
         except ProcessingError as error:
             raise self._away(error) from None
-        document = _document(answer)
+        document = jsons.fields(answer.body)
         if answer.status == 200 and isinstance(document.get("schema"), str):
             return document
         raise _refused(answer, document, what)
@@ -227,14 +227,6 @@ def _references(document: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{FIELD}.url: answered with references that name no subject and version",
             Reason.SCHEMA_REGISTRY_MISCONFIGURED,
         ) from None
-
-
-def _document(answer: Answer) -> Mapping[str, Any]:
-    try:
-        document = jsons.parse(answer.body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, Mapping) else {}
 
 
 def _refused(answer: Answer, document: Mapping[str, Any], what: str) -> ProcessingError:

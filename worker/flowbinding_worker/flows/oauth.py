@@ -206,7 +206,7 @@ def _basic(client: tuple[bytes, bytes]) -> str:
 
 
 def _token(answer: Answer, client: tuple[bytes, bytes], began: float, field: str) -> Token:
-    document = _document(answer)
+    document = jsons.fields(answer.body)
     text = document.get("access_token")
     if isinstance(text, str):
         redact.learn(text)
@@ -235,14 +235,6 @@ def _seconds(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return seconds if 0 <= seconds < float("inf") else None
-
-
-def _document(answer: Answer) -> Mapping[str, Any]:
-    try:
-        document = jsons.parse(answer.body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, Mapping) else {}
 
 
 def _refused(answer: Answer, document: Mapping[str, Any], field: str) -> ProcessingError:
