@@ -208,8 +208,10 @@ class Scaling(ApiModel):
     """Upper bound in mode Lag; the number of partitions is one as well."""
     target_lag_seconds: Annotated[float, Field(gt=0, le=86400)] = 30
     """How soon a backlog should be gone."""
-    target_utilization: Annotated[int, Field(ge=10, le=100)] = 95
-    """Percent of the busiest worker's slots that arrivals may take."""
+    target_utilization: Annotated[int, Field(ge=10, le=100)] = 100
+    """Percent of the busiest worker's slots that arrivals may take. 100: there are as few workers
+    as keep up, and a rate may rise beyond them as long as no message waits for longer than
+    targetLagSeconds. Less keeps headroom: workers come as soon as arrivals take more."""
     lag_threshold: Annotated[int, Field(ge=1, le=1000000000)] | None = None
     """Messages of lag per replica, as KEDA counts; when set, it replaces targetLagSeconds,
     targetUtilization and partitionAlignment."""

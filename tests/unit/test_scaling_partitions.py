@@ -53,8 +53,9 @@ def test_a_stuck_partition_is_left_out_after_a_while() -> None:
     decisions = topic.watch(900, 0.2, stuck=stuck)
     last = decisions[-1]
     assert (last.limited, last.stalled) == (Reason.PARTITION_STALLED, (7,))
-    assert last.replicas == 6
-    assert max(d.replicas or 0 for d in decisions) <= 8
+    # 23 partitions, a message in 5 seconds of each.
+    assert last.replicas == 5
+    assert max(d.replicas or 0 for d in decisions) <= 6
     # It counts again as soon as something of it is done.
     topic.watch(30, 0.2)
     assert topic.look(0.2).stalled == ()
@@ -264,24 +265,24 @@ def test_a_hot_partition_and_stuck_ones_are_told_by_their_names() -> None:
 
 def test_late_partitions_get_workers_that_hold_fewer_but_one_step_only() -> None:
     topic = Topic(spec_of({"maxReplicas": 24}, ONE))
-    topic.watch(400, 0.2)
+    topic.watch(400, 0.22)
     settled = topic.history.replicas
     assert settled == 6
     # One worker's partitions get behind by 45 s of its work: the sum hardly shows it.
     topic.burst(11, range(0, 24, 6))
-    seen = topic.watch(90, 0.2)
+    seen = topic.watch(90, 0.22)
     assert max(d.replicas or 0 for d in seen) == 8
-    # Not because of what waits: for 36 of these 90 seconds nothing was late.
+    # Not because of what waits: for 40 of these 90 seconds nothing was late.
     assert seen[16].replicas == settled
-    assert topic.watch(400, 0.2)[-1].replicas == settled
+    assert topic.watch(400, 0.22)[-1].replicas == settled
 
 
 def test_a_backlog_in_time_is_left_to_the_headroom() -> None:
     topic = Topic(spec_of({"maxReplicas": 24}, ONE))
-    topic.watch(400, 0.13)
+    topic.watch(400, 0.1)
     settled = topic.history.replicas
     topic.burst(3)
-    assert {d.replicas for d in topic.watch(60, 0.13)} == {settled}
+    assert {d.replicas for d in topic.watch(60, 0.1)} == {settled}
 
 
 def test_a_full_backend_is_found_out_within_a_minute_after_the_workers_are_up() -> None:

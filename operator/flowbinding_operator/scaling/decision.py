@@ -16,7 +16,7 @@ class Decision:
         reason: What decided.
         limited: The bound that kept it from wanting more, if one did.
         wanted: The need before damping (up).
-        floor: The need before damping (down), not below `wanted`.
+        floor: The need before damping (down); not below `wanted` where that is more than run.
         needed: The need before bounds and damping.
         asked: What asks for that many, whatever the bounds and damping make of it.
         recommended: What mode Lag would have run, whatever the mode; None while unknown.

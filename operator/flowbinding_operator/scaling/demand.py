@@ -13,6 +13,8 @@ from flowbinding_operator.scaling.partitions import RATE_SECONDS
 from flowbinding_operator.scaling.rates import SLOW_SECONDS, rates_of
 from flowbinding_operator.scaling.sample import Sample
 
+FULL = 100
+"""A targetUtilization that leaves no headroom: then messages may wait, within targetLagSeconds."""
 HELPLESS = frozenset(
     {
         Reason.FLOW_FAILING,
@@ -37,11 +39,19 @@ and down, and what they do not keep up with shows as backlog."""
 SURE_SIGMAS = 3.0
 """Workers go only if the flow and so many standard deviations of its mean need them no more, where
 that is more than the headroom."""
+HOPE_SIGMAS = 1.0
+"""Where messages may wait, they go already if it is likely that those which stay keep up: what
+waits shows where they do not."""
 PATIENT_SECONDS = 60.0
 """A backlog that so much later will still be in time orders no workers."""
+AHEAD_SECONDS = 20.0
+"""Workers that are ordered now begin no sooner. What those that run will have done of the backlog
+by then, while they do all that arrives, orders nobody."""
 NORMAL_LAG_SECONDS = 10.0
 """Messages of so many seconds, or of a run that takes longer, are in flight and no backlog."""
-LATE_TIMES = 1.25
+OVERDUE_TIMES = 1.25
+"""Patience ends where a message waits for more than so many times targetLagSeconds all the same."""
+LATE_TIMES = 1.4
 """A message is late that waits for more than so many times targetLagSeconds, and a run."""
 LATE_SHARE = 1 / 8
 """More late partitions than these are no accident."""
@@ -63,6 +73,7 @@ class Load:
     """What there is to do, and how fast one worker does it.
 
     Attributes:
+        time: When this was so, in seconds of the clock of samples.
         rate: Messages a second that one worker does.
         seconds: That a run takes.
         arrivals: Messages a second that arrive.
@@ -74,11 +85,13 @@ class Load:
         most: Messages a second that can be done of one partition.
         held: How many partitions the busiest worker holds now.
         late: How many partitions are worked on and yet have late messages.
-        overdue: How many have messages that are older than targetLagSeconds.
+        patient: Whether messages may wait, as far as targetLagSeconds goes.
+        sigmas: Standard deviations of the flow's mean that are added to it before workers go.
         stuck: Partitions that are left out.
         frozen: Whether nothing moves at all although there are workers.
     """
 
+    time: float
     rate: float
     seconds: float
     arrivals: float
@@ -90,7 +103,8 @@ class Load:
     most: float
     held: int
     late: int
-    overdue: int
+    patient: bool
+    sigmas: float
     stuck: tuple[int, ...] = ()
     frozen: bool = False
 
@@ -135,7 +149,14 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
     target = spec.scaling.target_lag_seconds
     share = rate / held if each == 1 and held else math.inf
     one_at_a_time = spec.concurrency.ordering is Ordering.PARTITION
+    patient = (
+        each == 1
+        and spec.scaling.target_utilization == FULL
+        and not _older(history, OVERDUE_TIMES * target, share)
+    )
+    doubt = 0.0 if history.tried.knows(sum(flows)) else -HOPE_SIGMAS
     return Load(
+        time=sample.time,
         rate=rate,
         seconds=seconds,
         arrivals=arrivals,
@@ -147,7 +168,8 @@ def load_of(history: History, sample: Sample, spec: FlowBindingSpec) -> Load:
         most=min(rate, 1 / seconds) if one_at_a_time else rate,
         held=held,
         late=_older(history, LATE_TIMES * target + seconds, share),
-        overdue=_older(history, target, share),
+        patient=patient,
+        sigmas=doubt if patient else SURE_SIGMAS,
         stuck=stuck,
         frozen=frozen,
     )
@@ -167,13 +189,16 @@ def demand_of(load: Load, spec: FlowBindingSpec, workers: int | None = None) -> 
         utilization = min(1.0, utilization + UP_MARGIN)
     more = 1 / utilization
     if workers is None and load.flow > 0:
-        more = max(more, 1 + SURE_SIGMAS / math.sqrt(load.flow * SLOW_SECONDS))
+        noisy = 1 + load.sigmas / math.sqrt(load.flow * SLOW_SECONDS)
+        more = noisy if load.patient else max(more, noisy)
     steady = [flow * more for flow in load.flows]
     soon = _soon(load, spec)
     catch_up = [count / soon for count in load.waiting]
     most = load.most * load.each
     by_flow = sum(min(rate, most) for rate in steady)
     by_backlog = max(sum(min(rate, most) for rate in catch_up), _later(load, soon))
+    if workers and load.each == 1:
+        by_backlog = _ahead(load, workers, by_backlog)
     if workers and (able := _patience(load, spec, workers)) is not None:
         by_flow = min(by_flow, able)
     arriving = by_flow >= by_backlog
@@ -196,12 +221,26 @@ def _patience(load: Load, spec: FlowBindingSpec, workers: int) -> float | None:
     A rate that rises slowly needs no more workers while what waits, and what will have come on top
     in a minute, is in time for them, and nothing is overdue.
     """
-    if load.each != 1 or load.overdue:
+    if not load.patient:
         return None
-    able = load.rate * load.partitions / math.ceil(load.partitions / workers)
+    able = _able(load, workers)
     waiting = max(sum(load.waiting), _later(load, 1.0))
     behind = waiting + max(0.0, load.flow - able) * PATIENT_SECONDS
     return able if behind <= able * _soon(load, spec) else None
+
+
+def _able(load: Load, workers: int) -> float:
+    """Messages a second that so many workers do, of partitions that are alike."""
+    return load.rate * load.partitions / math.ceil(load.partitions / workers)
+
+
+def _ahead(load: Load, workers: int, asked: float) -> float:
+    """What a backlog asks for when more workers could begin; no less than those that run do."""
+    able, waiting = _able(load, workers), sum(load.waiting)
+    if asked <= able or not waiting:
+        return asked
+    gained = max(0.0, able - load.flow) * AHEAD_SECONDS
+    return max(able, asked * (1.0 - gained / waiting))
 
 
 def _behind(load: Load) -> bool:
@@ -287,7 +326,8 @@ def _rate(history: History, nominal: float, waiting: Sequence[int]) -> float:
     """What one worker does: slots over seconds, or less if that is what it is seen to do."""
     late = sum(count > 0 for count in waiting)
     seen = history.saturation.observed_rate(history.replicas)
-    if seen is None or len(waiting) <= 1 or late < BUSY_SHARE * len(waiting):
+    # Who does nothing at all is not slow: something is stuck.
+    if not seen or len(waiting) <= 1 or late < BUSY_SHARE * len(waiting):
         return nominal
     enough = nominal * (history.replicas or 0) * ENOUGH_SECONDS
     if min(history.saturation.least_waiting, sum(waiting)) < enough:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from flowbinding_api.scaling import Behavior
 from flowbinding_operator.scaling.decision import Decision
 from flowbinding_operator.scaling.partitions import PartitionBook
-from flowbinding_operator.scaling.rates import SLOW_SECONDS
-from flowbinding_operator.scaling.sample import Sample
+from flowbinding_operator.scaling.rates import SLOW_SECONDS, flow_rate
+from flowbinding_operator.scaling.sample import Past, Sample
 from flowbinding_operator.scaling.saturation import Saturation
+from flowbinding_operator.scaling.tried import Tried
 
 CHANGES_SECONDS = 1800.0
 """The longest period of a scaling policy."""
@@ -38,7 +38,7 @@ class Highest:
     """
 
     since: float | None = None
-    falling: deque[tuple[float, int]] = field(default_factory=deque)
+    falling: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, time: float, number: int, window: float) -> None:
         """Add the newest number, and forget what is older than `window` seconds."""
@@ -51,7 +51,7 @@ class Highest:
         while self.falling and self.falling[-1][1] <= number:
             self.falling.pop()
         while self.falling and self.falling[0][0] < start:
-            self.falling.popleft()
+            del self.falling[0]
         self.falling.append((time, number))
 
     def clear(self) -> None:
@@ -80,6 +80,8 @@ class History:
         lagging_since: Since when there has been lag; None otherwise.
         failures: Looks in a row that did not find out the lag.
         hole_since: When they began.
+        last: The newest sample.
+        samples: What is kept of it and of earlier ones.
         changes: (time, difference) of what was set, oldest first.
         ups: `wanted` of past decisions, negated: the lowest of them counts.
         downs: `floor` of past decisions, for two windows.
@@ -92,19 +94,16 @@ class History:
     lagging_since: float | None = None
     failures: int = 0
     hole_since: float | None = None
-    samples: deque[Sample] = field(default_factory=deque)
-    changes: deque[tuple[float, int]] = field(default_factory=deque)
+    last: Sample | None = None
+    samples: Past = field(default_factory=Past)
+    changes: list[tuple[float, int]] = field(default_factory=list)
     ups: Highest = field(default_factory=Highest)
     downs: Highest = field(default_factory=Highest)
     partitions: PartitionBook = field(default_factory=PartitionBook)
     saturation: Saturation = field(default_factory=Saturation)
+    tried: Tried = field(default_factory=Tried)
     _before: int | None = None
     _measured_at: float | None = None
-
-    @property
-    def last(self) -> Sample | None:
-        """The newest sample."""
-        return self.samples[-1] if self.samples else None
 
     def observe(self, sample: Sample) -> None:
         """Add a sample."""
@@ -116,7 +115,8 @@ class History:
             working = sample.workers != 0
             self.partitions.observe(sample.time, sample.ends, sample.done, working=working)
         self._forget_before(sample.time)
-        self.samples.append(sample)
+        self.samples.append(sample.time, sample.end)
+        self.last = sample
         self.saturation.observe(sample, self.replicas, self.seconds_per_message)
 
     def remember(self, decision: Decision, behavior: Behavior) -> None:
@@ -131,6 +131,7 @@ class History:
     def restart(self) -> None:
         """Forget what was seen and wanted: it was of other topics. What is set goes on."""
         self.samples.clear()
+        self.last = None
         self.quiet_since = self.lagging_since = None
         self.hole_since = None
         self.failures = 0
@@ -138,10 +139,11 @@ class History:
         self.downs.clear()
         self.partitions.clear()
         self.saturation.clear()
+        self.tried = Tried()
 
     def watched_for(self) -> float:
         """Seconds since when arrivals have been seen without a hole."""
-        times = [sample.time for sample in self.samples if sample.end is not None]
+        times = [time for time, _ in self.samples.known()]
         since = times[-1] if times else 0.0
         for time in reversed(times):
             if since - time >= HOLE_SECONDS:
@@ -154,16 +156,13 @@ class History:
         return sum(max(0, sign * by) for time, by in self.changes if time > now - seconds)
 
     def _forget_before(self, now: float) -> None:
-        while len(self.samples) > 1 and self.samples[1].time <= now - SLOW_SECONDS:
-            self.samples.popleft()
-        if self.samples and self.samples[-1].per_partition:
-            # One look at each partition is remembered; what older ones say is in `partitions`.
-            self.samples[-1] = replace(self.samples[-1], ends=(), done=())
+        self.samples.forget_before(now - SLOW_SECONDS)
         while self.changes and self.changes[0][0] <= now - CHANGES_SECONDS:
-            self.changes.popleft()
+            del self.changes[0]
 
     def _follow_changes(self, now: float) -> None:
         if self.replicas is not None and self._before is not None and self.replicas != self._before:
+            self.tried.follow(now, self._before, self.replicas, flow_rate(self.samples))
             self.changes.append((now, self.replicas - self._before))
         self._before = self.replicas
 
@@ -172,7 +171,7 @@ class History:
             self.failures, self.hole_since = 0, None
             return
         self.failures += 1
-        before = self.samples[-1].time if self.samples else sample.time
+        before = self.last.time if self.last else sample.time
         self.hole_since = before if self.hole_since is None else self.hole_since
         if sample.time - self.hole_since >= HOLE_SECONDS:
             # A window with a hole proves nothing about what was needed in it.

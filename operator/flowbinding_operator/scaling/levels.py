@@ -41,3 +41,8 @@ def level(
 def holding(each: int, partitions: int) -> int:
     """The smallest count of workers of which none holds more than `each` partitions."""
     return math.ceil(partitions / max(1, each))
+
+
+def beyond(workers: int, partitions: int) -> int:
+    """The next count that does more: of workers of which none holds as many as the busiest now."""
+    return holding(math.ceil(partitions / max(1, workers)) - 1, partitions)

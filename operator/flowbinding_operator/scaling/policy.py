@@ -25,7 +25,7 @@ from flowbinding_operator.scaling.demand import (
     load_of,
 )
 from flowbinding_operator.scaling.history import History
-from flowbinding_operator.scaling.levels import holding, level
+from flowbinding_operator.scaling.levels import beyond, holding, level
 from flowbinding_operator.scaling.partitions import RATE_SECONDS
 from flowbinding_operator.scaling.sample import Sample
 from flowbinding_operator.scaling.schedules import Bounds, bounds
@@ -104,6 +104,7 @@ def _needs(
     down = asleep or _wanted(history, load, spec, sample, None)
     up = asleep or _wanted(history, load, spec, sample, current or 0)
     up, down = (_help(history, load, spec, need, current) for need in (up, down))
+    floor = 0 if asleep else _floor(history, load, up, down, current or 0)
     limited = _limit(up, load, within)
     reason = up.reason
     if up.replicas < lowest:
@@ -116,7 +117,7 @@ def _needs(
         reason=reason,
         limited=limited,
         wanted=wanted,
-        floor=min(max(down.replicas, lowest, wanted), highest),
+        floor=min(max(floor, lowest), highest),
         needed=up.replicas,
         asked=up.reason,
         lag=sample.lag,
@@ -130,6 +131,13 @@ def _needs(
         lowest=within.low,
         highest=within.high,
     )
+
+
+def _floor(history: History, load: Load, up: Need, down: Need, current: int) -> int:
+    """How many have to stay, for all that is known."""
+    floor = max(down.replicas, up.replicas if up.replicas > current else 0)
+    few = history.tried.too_few(load.flow, load.time)
+    return min(current, beyond(few, load.partitions)) if floor <= few < current else floor
 
 
 def _asleep(history: History, sample: Sample, scaling: Scaling, current: int | None) -> Need | None:
