@@ -11,8 +11,9 @@ from statistics import fmean
 
 from scaling.bound import clairvoyant, settled
 from scaling.policies import Flink, FlowBinding, Keda, Numaflow, Static, peak
+from scaling.view import Policy
 from scaling.workloads import Message, Setting, messages, settings
-from scaling.world import Policy, World
+from scaling.world import World
 
 OURS, KEDA = "FlowBinding", "KEDA T=10"
 MAIN = ("step", "ramp", "diurnal", "noise")
@@ -60,6 +61,7 @@ class Score:
         events: Changes of the wanted number.
         flaps: Changes of direction within ten minutes.
         oldest: The highest age of a message, in seconds.
+        waited: The longest that any message of any seed waited for its run to begin.
         limits: What the policy said that limits it, by seconds.
     """
 
@@ -70,6 +72,7 @@ class Score:
     flaps: float
     moved: float
     oldest: float
+    waited: float
     limits: Mapping[str, float]
 
 
@@ -135,6 +138,7 @@ def _run(job: tuple[str, int, bool]) -> Run:
             flaps=result.flaps,
             moved=result.moved,
             oldest=result.oldest,
+            waited=result.waited,
             limits=dict(limits),
         )
     if bound is None:
@@ -165,5 +169,6 @@ def _mean(scores: Sequence[Score]) -> Score:
         flaps=fmean(s.flaps for s in scores),
         moved=fmean(s.moved for s in scores),
         oldest=fmean(s.oldest for s in scores),
+        waited=max(s.waited for s in scores),
         limits=limits,
     )

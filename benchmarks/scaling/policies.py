@@ -9,8 +9,8 @@ from typing import Any
 
 from flowbinding_api.binding import parse_binding
 from flowbinding_operator.scaling import Decision, History, Sample, decide
+from scaling.view import View
 from scaling.workloads import Setting
-from scaling.world import View
 
 DAWN = 1_800_000_000.0
 """Seconds since the epoch at which a run begins."""

@@ -5,54 +5,18 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import islice
 
+from scaling.view import Policy, View
 from scaling.workloads import Message, Setting
 
 MOST_HELD = 500
 """Messages of a partition that wait for their key; no more are taken then."""
 MEAN_SHARE = 0.02
 """Weight of a run in the mean that workers report."""
-
-
-@dataclass(slots=True)
-class View:
-    """What a policy may see.
-
-    Attributes:
-        ends: End offset by partition.
-        committed: Committed offset by partition, as of the last commit.
-        done: The same and what is done beyond, as commit metadata tells.
-        seconds: Mean seconds of a run as workers report it; None before the first.
-        busy: Share of the slots of ready workers in use.
-        known: Whether Kafka answered.
-    """
-
-    time: float
-    ends: tuple[int, ...]
-    committed: tuple[int, ...]
-    done: tuple[int, ...]
-    completed: int
-    seconds: float | None
-    busy: float
-    ready: int
-    desired: int
-    known: bool
-
-    @property
-    def lag(self) -> int:
-        return sum(self.ends) - sum(self.committed)
-
-
-class Policy(Protocol):
-    """A scaling policy: asked every `period` seconds."""
-
-    period: float
-
-    def step(self, view: View) -> int | None: ...
 
 
 @dataclass(slots=True)
@@ -85,11 +49,21 @@ class Partition:
 
 @dataclass(slots=True, eq=False)
 class Pod:
+    """A worker.
+
+    Attributes:
+        busy: Slots in use.
+        held: The same by partition.
+        partitions: In the order of their turns.
+        by_turn: Whether the next slot goes by turns, and not to the oldest message.
+    """
+
     ready: bool = False
     gone: bool = False
     busy: int = 0
+    held: Counter[int] = field(default_factory=Counter)
     partitions: list[int] = field(default_factory=list)
-    turn: int = 0
+    by_turn: bool = True
 
 
 @dataclass(slots=True)
@@ -103,6 +77,7 @@ class Result:
         events: Changes of the wanted number.
         moved: Partitions that went from one worker to another.
         oldest: The highest age of an unfinished message; an outage of the brokers does not count.
+        waited: The longest that a message waited for its run to begin; nor does it here.
         reasons: What the policy said, by the seconds it said so.
         trace: (time, wanted, Pods, ready, messages not done, age).
     """
@@ -114,6 +89,7 @@ class Result:
     flaps: int = 0
     moved: int = 0
     oldest: float = 0.0
+    waited: float = 0.0
     unfinished: int = 0
     highest: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
@@ -171,32 +147,45 @@ class World:
         partition.ids.append(index)
         pod = partition.owner
         if pod is not None and pod.busy < self.setting.slots:
-            self._take(message.partition, pod)
+            # While a slot is free, no other partition of the worker has anything to begin.
+            self._begin(message.partition, pod)
 
-    def _take(self, number: int, pod: Pod) -> bool:
-        """Start the next messages of a partition. Whether a slot is still free."""
-        partition = self.partitions[number]
+    def _head(self, partition: Partition) -> int | None:
+        """The offset that may begin next, if any; what is before it waits for its key from now."""
         if partition.free_at > self.now or self._away():
-            return True
-        ids, lanes, slots = partition.ids, partition.lanes, self.setting.slots
-        while partition.resumed and pod.busy < slots:
-            self._start(pod, number, partition.resumed.popleft())
-        while pod.busy < slots and partition.taken < len(ids) and partition.held < MOST_HELD:
-            offset = partition.taken
-            partition.taken += 1
-            lane = lanes.get(self.messages[ids[offset]].key)
+            return None
+        if partition.resumed:
+            return partition.resumed[0]
+        ids, lanes = partition.ids, partition.lanes
+        while partition.taken < len(ids) and partition.held < MOST_HELD:
+            lane = lanes.get(self.messages[ids[partition.taken]].key)
             if lane is None:
-                lanes[self.messages[ids[offset]].key] = deque()
-                self._start(pod, number, offset)
-            else:
-                lane.append(offset)
-                partition.held += 1
-        return pod.busy < slots
+                return partition.taken
+            lane.append(partition.taken)
+            partition.taken += 1
+            partition.held += 1
+        return None
+
+    def _begin(self, number: int, pod: Pod) -> None:
+        """Start the next message of a partition, if there is one that may begin."""
+        partition = self.partitions[number]
+        offset = self._head(partition)
+        if offset is None:
+            return
+        if partition.resumed:
+            partition.resumed.popleft()
+        else:
+            partition.taken += 1
+            partition.lanes[self.messages[partition.ids[offset]].key] = deque()
+        self._start(pod, number, offset)
 
     def _start(self, pod: Pod, number: int, offset: int) -> None:
         message = self.messages[self.partitions[number].ids[offset]]
         pod.busy += 1
+        pod.held[number] += 1
         self.in_flight += 1
+        waited = self.now - max(message.time, self._back_at())
+        self.result.waited = max(self.result.waited, waited)
         seconds = message.work * max(1.0, self.in_flight / self.setting.capacity)
         if self.setting.slow and self.setting.slow[0] <= self.now < self.setting.slow[1]:
             seconds *= self.setting.slow[2]
@@ -205,6 +194,7 @@ class World:
     def _finish(self, pod: Pod, number: int, offset: int, seconds: float) -> None:
         partition = self.partitions[number]
         pod.busy -= 1
+        pod.held[number] -= 1
         self.in_flight -= 1
         self.completed += 1
         self.mean = seconds if self.mean is None else self.mean + MEAN_SHARE * (seconds - self.mean)
@@ -228,16 +218,37 @@ class World:
             self._fill(pod)
 
     def _fill(self, pod: Pod) -> None:
-        """Give free slots work, from one partition after the other."""
-        count = len(pod.partitions)
-        for _ in range(count):
-            if pod.busy >= self.setting.slots:
+        """Give free slots work."""
+        while pod.busy < self.setting.slots:
+            number = self._next(pod)
+            if number is None:
                 return
-            pod.turn = (pod.turn + 1) % count
-            number = pod.partitions[pod.turn]
+            self._begin(number, pod)
+
+    def _next(self, pod: Pod) -> int | None:
+        """By turns and to the oldest message alternately, as workers do."""
+        heads = list(islice(self._heads(pod), 1 if pod.by_turn else None))
+        if not heads:
+            return None
+        pod.by_turn = not pod.by_turn
+        # A partition whose runs hold half of the slots has only its turns.
+        few = [head for head in heads if 2 * pod.held[head[0]] < self.setting.slots]
+        times = [time for _, time in few]
+        if times and min(times) < max(times):
+            return few[times.index(min(times))][0]
+        number = heads[0][0]
+        after = pod.partitions.index(number) + 1
+        pod.partitions = pod.partitions[after:] + pod.partitions[:after]
+        return number
+
+    def _heads(self, pod: Pod) -> Iterator[tuple[int, float]]:
+        """Partitions with a message that may begin, in the order of their turns, and its time."""
+        for number in pod.partitions:
             partition = self.partitions[number]
             if partition.taken < len(partition.ids) or partition.resumed:
-                self._take(number, pod)
+                offset = self._head(partition)
+                if offset is not None:
+                    yield number, self.messages[partition.ids[offset]].time
 
     def _away(self) -> bool:
         outage = self.setting.outage

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 from flowbinding_api.spec import Ordering
+from flowbinding_worker.job import Job
+from flowbinding_worker.ports import Partition, Record
+from flowbinding_worker.scheduler import Scheduler
+from flowbinding_worker.tracker import Tracker
 from results import write
 from scaling.bound import clairvoyant, settled, useful
 from scaling.policies import Flink, FlowBinding, Keda, Numaflow, Static
-from scaling.workloads import Setting, messages, step, wave
-from scaling.world import Policy, Result, View, World
+from scaling.view import Policy, View
+from scaling.workloads import Message, Setting, messages, step, wave
+from scaling.world import Pod, Result, World
 
 SHORT = Setting("short", step(2, 14, 200, 500), seconds=700)
 
@@ -98,6 +105,52 @@ def test_workers_do_what_slots_and_seconds_say() -> None:
     world.run(Static(4))
     # Four workers, two a second each, from about 20 s on.
     assert world.completed == pytest.approx(4 * 2 * 575, rel=0.08)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_slots_go_to_the_messages_that_a_worker_gives_them_to(seed: int, slots: int) -> None:
+    dice = random.Random(seed)
+    # Some of them at the same time; all of them before there is a worker.
+    times = sorted(dice.randrange(30) for _ in range(60))
+    arriving = [
+        Message(time / 1000, min(dice.randrange(5), 3), key, work=1.0)
+        for key, time in enumerate(times)
+    ]
+    setting = Setting("o", seconds=300, partitions=4, lost=0.0, slots=slots)
+    world = World(setting, arriving, seed)
+    begun: list[tuple[int, int]] = []
+    start = world._start
+
+    def watched(pod: Pod, number: int, offset: int) -> None:
+        begun.append((number, offset))
+        start(pod, number, offset)
+
+    world._start = watched  # type: ignore[method-assign]
+    world.run(Static(1))
+    assert begun == given(arriving, slots)
+
+
+def given(arriving: list[Message], slots: int) -> list[tuple[int, int]]:
+    """Partitions and offsets, in the order in which a worker begins all these messages."""
+    partitions = [Partition("in", number) for number in range(4)]
+    scheduler, tracker = Scheduler(Ordering.NONE, slots), Tracker()
+    scheduler.assign(partitions)
+    offsets = dict.fromkeys(partitions, 0)
+    for message in arriving:
+        partition = partitions[message.partition]
+        at = round(message.time * 1000)
+        scheduler.add(Job(Record(partition, offsets[partition], None, None, (), at), tracker))
+        offsets[partition] += 1
+    order: list[tuple[int, int]] = []
+    running: deque[Job] = deque()
+    while len(order) < len(arriving):
+        while (job := scheduler.take()) is not None:
+            order.append((job.partition.partition, job.record.offset))
+            running.append(job)
+        # All runs take as long: the first to begin is the first to end.
+        scheduler.finish(running.popleft())
+    return order
 
 
 def test_a_full_backend_makes_runs_longer() -> None:

@@ -3,7 +3,7 @@
 A message is *ready*, *behind* another of its chain, *running* (it holds a slot), *parked* (it waits
 for a retry and holds no slot), or *held* (another worker runs it). A chain is the messages of one
 key, or of one partition; only its first message is ready, running or parked. Everything is O(1) a
-message; parking is O(log n).
+message, but parking, O(log n), and the look for the oldest message in `take`, O(partitions).
 
 Pure: no clock, no tasks, no I/O.
 """
@@ -31,7 +31,7 @@ MIN_READY = 16
 class _Lane:
     """The messages of one assigned partition."""
 
-    __slots__ = ("admitted", "bytes", "chains", "elsewhere", "held", "ready")
+    __slots__ = ("admitted", "bytes", "chains", "elsewhere", "held", "ready", "slots")
 
     def __init__(self) -> None:
         self.ready: deque[Job] = deque()
@@ -39,6 +39,8 @@ class _Lane:
         self.held: set[Job] = set()
         self.elsewhere: set[Job] = set()
         self.bytes = 0
+        self.slots = 0
+        """Slots that its messages hold."""
         self.admitted = math.inf
         """Messages that may begin yet; finite while the partition is stopped."""
 
@@ -58,7 +60,8 @@ class Scheduler:
         self._max_bytes = max_bytes
         self._lanes: dict[Partition, _Lane] = {}
         self._suspended: dict[Partition, _Lane] = {}
-        self._turns: deque[Partition] = deque()
+        self._turns: deque[_Lane] = deque()
+        self._by_turn = True
         self._running: dict[Job, _Lane] = {}
         self._answered: set[Job] = set()
         self._parked: list[tuple[float, int, Job, _Lane]] = []
@@ -85,7 +88,7 @@ class Scheduler:
         """Begin with partitions afresh."""
         for partition in partitions:
             self._lanes[partition] = _Lane()
-        self._turns = deque(self._lanes)
+        self._turns = deque(self._lanes.values())
 
     def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget all messages of partitions; those that run keep their slot until they finish."""
@@ -93,7 +96,7 @@ class Scheduler:
             lane = self._lanes.pop(partition, None) or self._suspended.pop(partition, None)
             if lane is not None:
                 lane.held.clear()
-        self._turns = deque(self._lanes)
+        self._turns = deque(self._lanes.values())
 
     def suspend(self, partitions: Iterable[Partition]) -> None:
         """Start nothing of partitions, and want nothing of them, until `resume` or `revoke`."""
@@ -101,7 +104,7 @@ class Scheduler:
             lane = self._lanes.pop(partition, None)
             if lane is not None:
                 self._suspended[partition] = lane
-        self._turns = deque(self._lanes)
+        self._turns = deque(self._lanes.values())
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Go on with suspended partitions where they were."""
@@ -109,7 +112,7 @@ class Scheduler:
             lane = self._suspended.pop(partition, None)
             if lane is not None:
                 self._lanes[partition] = lane
-        self._turns = deque(self._lanes)
+        self._turns = deque(self._lanes.values())
 
     def retries(self, partition: Partition) -> list[Job]:
         """Messages of a partition that do not run now and have failed or been put off before."""
@@ -170,19 +173,22 @@ class Scheduler:
     def take(self) -> Job | None:
         """The next message to run, which now holds a slot; None when none is ready or no slot free.
 
-        Partitions take turns.
+        Every other message is of the partition whose turn it is, every other of the one whose first
+        ready message has the oldest timestamp, so that what fell behind catches up. Timestamps are
+        whatever producers wrote, but they decide on no more than every other message: of `n`
+        partitions, the first ready message of any is taken within 2 `n` takes. A partition whose
+        runs hold half of the slots has only its turns: if they are long, that is why it is behind.
         """
         if self.running >= self.slots:
             return None
-        for _ in range(len(self._turns)):
-            lane = self._lanes[self._turns[0]]
+        lane = self._in_turn()
+        if lane is None:
+            return None
+        oldest = None if self._by_turn else self._oldest()
+        self._by_turn = not self._by_turn
+        if oldest is None:
             self._turns.rotate(-1)
-            if lane.ready and lane.admitted:
-                lane.admitted -= 1
-                job = lane.ready.popleft()
-                self._running[job] = lane
-                return job
-        return None
+        return self._begin(oldest or lane)
 
     def answered(self, job: Job) -> bool:
         """Free the slot of a message whose result is on its way to Kafka; its chain still waits.
@@ -193,13 +199,14 @@ class Scheduler:
         """
         if job not in self._running or len(self._answered) >= self.slots:
             return False
-        self._answered.add(job)
+        if job not in self._answered:
+            self._answered.add(job)
+            self._running[job].slots -= 1
         return True
 
     def finish(self, job: Job) -> None:
         """Free the message's slot and let the next of its chain go."""
-        lane = self._running.pop(job)
-        self._answered.discard(job)
+        lane = self._end(job)
         if job not in lane.held:
             return
         lane.held.discard(job)
@@ -215,8 +222,7 @@ class Scheduler:
 
     def park(self, job: Job, due: float) -> None:
         """Free the message's slot until it runs again at `due`; its chain waits for it."""
-        lane = self._running.pop(job)
-        self._answered.discard(job)
+        lane = self._end(job)
         if job in lane.held:
             self._park(job, due, lane)
 
@@ -252,6 +258,44 @@ class Scheduler:
     def next_due(self) -> float | None:
         """When `wake` has something to do next."""
         return self._parked[0][0] if self._parked else None
+
+    def _in_turn(self) -> _Lane | None:
+        """The lane whose turn it is, now in front of `_turns`; None when none has a message."""
+        for _ in range(len(self._turns)):
+            lane = self._turns[0]
+            if lane.ready and lane.admitted:
+                return lane
+            self._turns.rotate(-1)
+        return None
+
+    def _oldest(self) -> _Lane | None:
+        """The lane with the oldest first message, by turns; None if all are alike."""
+        oldest, timestamp, alike = None, 0, True
+        for lane in self._turns:
+            if (ready := lane.ready) and lane.admitted and 2 * lane.slots < self.slots:
+                other = ready[0].record.timestamp_ms
+                if oldest is None:
+                    oldest, timestamp = lane, other
+                elif other != timestamp:
+                    alike = False
+                    if other < timestamp:
+                        oldest, timestamp = lane, other
+        return None if alike else oldest
+
+    def _begin(self, lane: _Lane) -> Job:
+        lane.admitted -= 1
+        job = lane.ready.popleft()
+        self._running[job] = lane
+        lane.slots += 1
+        return job
+
+    def _end(self, job: Job) -> _Lane:
+        lane = self._running.pop(job)
+        if job in self._answered:
+            self._answered.remove(job)
+        else:
+            lane.slots -= 1
+        return lane
 
     def _lane(self, partition: Partition) -> _Lane | None:
         return self._lanes.get(partition) or self._suspended.get(partition)

@@ -75,8 +75,9 @@ class Tracker:
 
     @property
     def oldest_timestamp_ms(self) -> int | None:
-        """Kafka timestamp of the first message that is not done."""
-        return next(iter(self._unfinished.values()), None)
+        """Kafka timestamp of the first message that is not done; None if it has none."""
+        oldest = next(iter(self._unfinished.values()), -1)
+        return None if oldest < 0 else oldest
 
     def contradicts(self, first: int, end: int | None) -> bool:
         """Whether the partition cannot be the one that is tracked: it was made anew or cut short.

@@ -28,7 +28,6 @@ from flowbinding_worker.kafka.port import Headers
 from flowbinding_worker.ports import ProcessingError, Record
 
 MAX_TRACE = 4096
-MAX_RESPONSE = 2048
 TRACES = (f"{CONNECT_PREFIX}exception.stacktrace", f"{SPRING_PREFIX}exception-stacktrace")
 TRUNCATED = f"{OWN_PREFIX}truncated"
 
@@ -165,7 +164,7 @@ def _own(who: Identity, job: Job, error: ProcessingError, now_ms: int) -> Mappin
         "flow-id": who.flow_id,
         "group": who.group,
         "original-timestamp-ms": job.record.timestamp_ms,
-        "response": error.response[:MAX_RESPONSE],
+        "response": error.response,
     }
     if error.status is not None:
         texts["http-status"] = error.status

@@ -368,7 +368,8 @@ def _record(partition: Partition, record: Any) -> Record:
         key=record.key,
         value=record.value,
         headers=record.headers,
-        timestamp_ms=record.timestamp,
+        # Messages of the oldest format have none.
+        timestamp_ms=-1 if record.timestamp is None else record.timestamp,
         timestamp_type="LogAppendTime" if record.timestamp_type == 1 else "CreateTime",
     )
 
