@@ -123,6 +123,10 @@ bench-scaling: install ## Scaling policies in simulation, 5 min; SCALING=--full
 bench-burst: install ## A burst of 4,800 messages from zero, five times, 2 min; BURST=--write
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale.burst $(BURST)
 
+.PHONY: bench-looks
+bench-looks: install ## A look of the operator at 500 consumer groups, 1 min; LOOKS=--help
+	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale.looks $(LOOKS)
+
 .PHONY: scale
 scale: install ## The operator with 1,000 bindings, 5 min; SCALE=--help
 	@PYTHONPATH=tests:benchmarks $(BIN)/python -m scale $(SCALE)

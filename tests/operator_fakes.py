@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_api.reasons import Reason
 from flowbinding_operator.kafka import EARLIEST, ClusterError, Layout
+from flowbinding_operator.kafka_groups import Committed, Take
 from flowbinding_operator.kube import AUTOSCALER, OPERATOR, KubeError
 from flowbinding_operator.lag import Commit, Partition, Trouble
 from manifests import merge
@@ -156,6 +157,8 @@ class FakeLink:
         self.refusals: dict[str, tuple[int, str]] = {}
         """Topics that must not be made or grown: Kafka's code and words."""
         self.down: ClusterError | None = None
+        self.failing: dict[str, ClusterError] = {}
+        """What goes wrong with the requests of each kind: committed, empty or commit."""
         self.requests: list[str] = []
         self.closed = False
 
@@ -200,17 +203,34 @@ class FakeLink:
         side, less = (0, {}) if which == EARLIEST else (1, self.open)
         return {p: self.topics[p.topic][p.partition][side] - less.get(p, 0) for p in partitions}
 
-    async def committed(self, group: str) -> dict[Partition, Commit]:
+    async def committed(self, groups: Mapping[str, int], take: Take) -> None:
+        answers: dict[str, Committed] = {}
+        for group in groups:
+            try:
+                answers[group] = await self.commits_of(group)
+            except ClusterError as error:
+                answers[group] = error
+        await take(answers)
+
+    async def commits_of(self, group: str) -> dict[Partition, Commit]:
+        """What is told of one group."""
         self._ask(f"committed {group}")
+        self._fail("committed")
         return dict(self.commits.get(group, {}))
 
-    async def is_empty(self, group: str) -> bool:
+    async def empty(self, groups: Collection[str]) -> Mapping[str, bool | ClusterError]:
         self._ask("describe")
-        return group not in self.members
+        wrong = self.failing.get("empty")
+        return {group: wrong or group not in self.members for group in groups}
 
     async def commit(self, group: str, commits: Mapping[Partition, Commit]) -> None:
         self._ask("commit")
+        self._fail("commit")
         self.commits.setdefault(group, {}).update(commits)
+
+    def _fail(self, what: str) -> None:
+        if what in self.failing:
+            raise self.failing[what]
 
     def _ask(self, what: str) -> None:
         self.requests.append(what)

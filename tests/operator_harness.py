@@ -35,7 +35,7 @@ class Operator:
     def restart(self) -> None:
         clock = lambda: self.now  # noqa: E731
         self.bindings, self.deployments, self.metrics = Cache(), Cache(), Metrics()
-        self.autoscaler = Autoscaler(self.queued.add)
+        self.autoscaler = Autoscaler(lambda key, _: self.queued.add(key))
         self.lag = LagWatcher(
             self.autoscaler.observe,
             self.metrics,

@@ -15,7 +15,9 @@ from flowbinding_operator.children import Children, alike
 from flowbinding_operator.deployed import Deployments
 from flowbinding_operator.kube import Kube
 from flowbinding_operator.lag import Observation
+from flowbinding_operator.lanes import Lane
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.plans import basis_of
 from flowbinding_operator.pod import Defaults
 from flowbinding_operator.poller import LagWatcher
 from flowbinding_operator.probe import Prober
@@ -34,7 +36,10 @@ WATCHED = ("FlowBinding", "Deployment", "CronJob", "Job")
 CHECK_SECONDS = 60.0
 """How often the watches are checked against a list."""
 RESYNC_CHECKS = 5
-"""Every so many checks, all bindings are reconciled, which finds what has no watch."""
+"""Over so many checks, all bindings are reconciled, which finds what has no watch."""
+FIRST_SEEN_SECONDS = 5.0
+"""So long a Deployment that is seen for the first time is no news: the reconcile that has made it
+still goes on, or it was there before and was asked for by its name."""
 STALE_SECONDS = 90.0
 """A queue or a lag loop without any progress for that long is dead."""
 
@@ -82,18 +87,25 @@ class App:
             Watchdog("Jobs", self.jobs, key_of),
         )
 
-    def enqueue(self, key: str) -> None:
+    def enqueue(self, key: str, lane: Lane = Lane.SOON, delay: float = 0.0) -> None:
         """Have a binding reconciled."""
-        self.queue.add(key)
+        self.queue.add(key, delay, lane)
 
     def binding_event(self, kind: str | None, item: Mapping[str, Any]) -> None:
         """The watch has seen a FlowBinding."""
         key = key_of(item)
+        before = self.bindings.get(key)
         if kind == "DELETED":
             self.bindings.drop(key)
         elif not self.bindings.put(key, item):
             return
-        self.enqueue(key)
+        going = kind == "DELETED" or "deletionTimestamp" in item["metadata"]
+        if before is None or going:
+            self.enqueue(key)
+        else:
+            # A status is the operator's own, whose write may not have been answered yet.
+            told = basis_of(before) == basis_of(item)
+            self.enqueue(key, Lane.LATER if told else Lane.NOW)
 
     def child_event(self, kind: str | None, item: Mapping[str, Any], cache: Cache) -> None:
         """A watch has seen a worker Deployment, a CronJob, or a Job of one."""
@@ -105,7 +117,18 @@ class App:
             return
         owner = binding_key(item)
         if owner is not None:
-            self.enqueue(owner)
+            if cache is self.deployments and before is None and kind != "DELETED":
+                self.enqueue(owner, Lane.LATER, FIRST_SEEN_SECONDS)
+            else:
+                self.enqueue(owner)
+
+    def resync(self, count: int) -> None:
+        """Have some bindings reconciled that nothing may have changed of: other ones each time.
+
+        Not all at once, as each may cost a request.
+        """
+        for key in self.bindings.all_keys()[count % RESYNC_CHECKS :: RESYNC_CHECKS]:
+            self.enqueue(key, Lane.LATER)
 
     async def run(self, *others: Awaitable[None]) -> None:
         """Run until any part ends; only one of `others` may do so on purpose.
@@ -175,9 +198,7 @@ class App:
             except Exception as error:  # noqa: BLE001 - the API server may be away for a while
                 log.warning("watches not checked", error=str(error))
             count += 1
-            if count % RESYNC_CHECKS == 0:
-                for key in self.bindings.all_keys():
-                    self.enqueue(key)
+            self.resync(count)
 
     async def _check(self) -> None:
         for dog, kind in zip(self._watchdogs, WATCHED, strict=True):

@@ -1,7 +1,7 @@
 """From observations to decisions: keeps each binding's history and says when something changed.
 
 The policy is `scaling.decide`; this is only its memory. It does no I/O and starts nothing: a change
-that matters is told to `changed`, which enqueues the binding.
+that matters is told to `changed`, which enqueues the binding in a lane of the queue.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import ScalingStatus
 from flowbinding_operator.explained import explained
 from flowbinding_operator.lag import Observation, Summary
+from flowbinding_operator.lanes import Lane
 from flowbinding_operator.scaling import Decision, History, Sample, decide
 from flowbinding_operator.status import LAG_AGE_SECONDS, lag_moved
 
@@ -49,6 +50,7 @@ class Track:
         told: What asked for a reconcile last.
         written: What the status tells of.
         decision: The one on the last observation; None when it need not hold any more.
+        decided_for: How many workers were set to run then.
         sure: The one on `observation`; None when its lag is unknown, or the spec another one now.
     """
 
@@ -58,6 +60,7 @@ class Track:
     told: Stamp | None = None
     written: Stamp | None = None
     decision: Decision | None = None
+    decided_for: int | None = None
     sure: Decision | None = None
 
     @property
@@ -68,10 +71,10 @@ class Track:
 
     def follow(self, spec: FlowBindingSpec) -> None:
         """Take in what the user wants now."""
-        if spec != self.spec:
-            self.sure = None
+        if spec is self.spec or spec == self.spec:
+            return
         before, self.spec = self.source, spec
-        self.decision = None
+        self.decision = self.sure = None
         if self.source != before:
             self.blind()
 
@@ -89,7 +92,9 @@ class Track:
 
         While Kafka misses an answer, replicas stay as they are, and nothing else is news.
         """
-        decision = self.decide()
+        decision = self.decision
+        if decision is None or self.decided_for != self.history.replicas:
+            decision = self.decide()
         if decision.reason is Reason.LAG_UNKNOWN and self.sure is not None:
             return replace(self.sure, replicas=decision.replicas)
         return decision
@@ -117,10 +122,14 @@ class Track:
         return explained(self.history, self.spec, decision, slots_of(summary))
 
 
+Changed = Callable[[str, Lane], object]
+"""Told of a binding that something has changed of, and how much haste there is."""
+
+
 class Autoscaler:
     """All bindings' histories."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(self, changed: Changed) -> None:
         self._changed = changed
         self._tracks: dict[str, Track] = {}
 
@@ -156,6 +165,7 @@ class Autoscaler:
         asleep = track.decision if track.sleeps_on(observation) else None
         track.history.observe(sample_of(observation))
         decision = track.decision = asleep or track.decide()
+        track.decided_for = track.history.replicas
         track.history.remember(decision, track.spec.scaling.behavior)
         if observation.blank:
             # Kafka has missed one answer. That stops scaling, and is no news yet.
@@ -163,24 +173,27 @@ class Autoscaler:
         track.observation = observation
         track.sure = None if observation.lag is None else decision
         stamp = stamp_of(observation, decision)
-        if _fresh(stamp, track.told) and self._matters(track, observation, decision, stamp):
+        if not _fresh(stamp, track.told):
+            return
+        lane = _lane(track, observation, decision, stamp)
+        if lane is not None:
             track.told = stamp
-            self._changed(key)
+            self._changed(key, lane)
 
-    def _matters(
-        self, track: Track, observation: Observation, decision: Decision, stamp: Stamp
-    ) -> bool:
-        if decision.replicas is not None and decision.replicas != track.history.replicas:
-            return True
-        written = track.written
-        if written is None or stamp.meaning != written.meaning:
-            return True
-        elapsed = stamp.time - written.time - WRITE_SECONDS
-        restless = bool(observation.lag) or stamp.mood != written.mood
-        if restless and elapsed >= LAG_AGE_SECONDS:
-            return True
-        # Asked at every poll, so this also brings what was not worth a write when it happened.
-        return lag_moved(written.lag, observation.lag, elapsed)
+
+def _lane(track: Track, observation: Observation, decision: Decision, stamp: Stamp) -> Lane | None:
+    """How much haste there is to tell of an observation; None when it is not worth it."""
+    set_to, wanted = track.history.replicas, decision.replicas
+    if wanted is not None and wanted != set_to:
+        return Lane.NOW if wanted > (set_to or 0) else Lane.SOON
+    written = track.written
+    if written is None or stamp.meaning != written.meaning:
+        return Lane.SOON
+    elapsed = stamp.time - written.time - WRITE_SECONDS
+    restless = bool(observation.lag) or stamp.mood != written.mood
+    # Asked at every poll, so this also brings what was not worth a write when it happened.
+    old = restless and elapsed >= LAG_AGE_SECONDS
+    return Lane.LATER if old or lag_moved(written.lag, observation.lag, elapsed) else None
 
 
 def sample_of(observation: Observation) -> Sample:

@@ -17,6 +17,7 @@ from typing import Any
 from flowbinding_operator.desired import content_hash
 from flowbinding_operator.kube import AUTOSCALER, OPERATOR, Kube, KubeError
 from flowbinding_operator.metrics import Metrics
+from flowbinding_operator.plans import Wish
 from flowbinding_operator.pod import Manifest
 from flowbinding_operator.store import Cache, key_of, owns_replicas
 from flowbinding_operator.workers import observe
@@ -51,12 +52,24 @@ class Applied:
         live: Of what the API server made of `deployment`, with all its defaults. Comparing this
             with what is there finds drift in any field, and none in a quantity that is spelled
             otherwise.
+        of: That itself, so that it is not hashed again before the watch brings another one.
     """
 
     config: str = ""
     config_at: float = float("-inf")
     deployment: str = ""
     live: str = ""
+    of: Mapping[str, Any] | None = None
+
+    def changed(self, wanted: str, live: Mapping[str, Any]) -> bool:
+        """Whether `live` is not what was applied, or another manifest is wanted."""
+        if live is not self.of and self.live == projection(live):
+            self.of = live
+        return self.deployment != wanted or live is not self.of
+
+    def remember(self, wanted: str, live: Mapping[str, Any]) -> None:
+        """The manifest with that hash gave `live`."""
+        self.deployment, self.live, self.of = wanted, projection(live), live
 
 
 class Children:
@@ -112,7 +125,7 @@ class Children:
         return known
 
     async def apply(
-        self, key: str, config: Manifest, deployment: Manifest, live: Mapping[str, Any] | None
+        self, key: str, config: Wish, deployment: Wish, live: Mapping[str, Any] | None
     ) -> Mapping[str, Any]:
         """Make both as they should be. Returns the Deployment.
 
@@ -125,25 +138,23 @@ class Children:
         workers = observe(live)
         waiting = workers.ready < workers.desired
         believed = CONFIG_WAIT_SECONDS if waiting else CONFIG_CHECK_SECONDS
-        wanted = content_hash(deployment)
-        stamped = _stamped(deployment, wanted)
+        wanted = deployment.hash
         made = live is None
         if live is None:
-            live = await self._make(_with_replicas(stamped))
-        _check_manifest_owner(live, deployment)
+            live = await self._make(_with_replicas(_stamped(deployment.make(), wanted)))
         await self._apply_config(applied, config, believed, new=made)
-        if made or (applied.deployment, applied.live) != (wanted, projection(live)):
-            if not made and not _as_applied(live, deployment, wanted):
+        if made or applied.changed(wanted, live):
+            manifest = deployment.make()
+            _check_manifest_owner(live, manifest)
+            if not made and not _as_applied(live, manifest, wanted):
                 if _operator_holds_replicas(live):
                     await self._write(_replicas_only(live), AUTOSCALER)
-                live = await self._write(stamped)
-            applied.deployment, applied.live = wanted, projection(live)
+                live = await self._write(_stamped(manifest, wanted))
+            applied.remember(wanted, live)
             self._deployments.put(key_of(live), live)
         return live
 
-    async def apply_cron_job(
-        self, key: str, config: Manifest, cron_job: Manifest
-    ) -> Mapping[str, Any]:
+    async def apply_cron_job(self, key: str, config: Wish, cron_job: Wish) -> Mapping[str, Any]:
         """Make both as they should be. Returns the CronJob.
 
         Raises:
@@ -151,15 +162,15 @@ class Children:
             KubeError: When the API server refuses.
         """
         applied = self._applied.setdefault(key, Applied())
-        metadata = cron_job["metadata"]
+        manifest, wanted = cron_job.make(), cron_job.hash
+        metadata = manifest["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         await self._apply_config(applied, config, CONFIG_CHECK_SECONDS, new=False)
         live = await self.find("CronJob", namespace, name, metadata["ownerReferences"][0]["uid"])
-        wanted = content_hash(cron_job)
-        if live is None or (applied.deployment, applied.live) != (wanted, projection(live)):
-            if live is None or not _as_applied(live, cron_job, wanted):
-                live = await self._write(_stamped(cron_job, wanted))
-            applied.deployment, applied.live = wanted, projection(live)
+        if live is None or applied.changed(wanted, live):
+            if live is None or not _as_applied(live, manifest, wanted):
+                live = await self._write(_stamped(manifest, wanted))
+            applied.remember(wanted, live)
             self._cron_jobs.put(key_of(live), live)
         return live
 
@@ -216,19 +227,20 @@ class Children:
         return self._cron_jobs if kind == "CronJob" else self._deployments
 
     async def _apply_config(
-        self, applied: Applied, config: Manifest, believed: float, *, new: bool
+        self, applied: Applied, config: Wish, believed: float, *, new: bool
     ) -> None:
-        wanted, now = content_hash(config), self._clock()
-        if applied.config == wanted and now - applied.config_at < believed:
+        now = self._clock()
+        if applied.config == config.hash and now - applied.config_at < believed:
             return
-        if not (new and await self._create(config)):
-            metadata = config["metadata"]
+        manifest = config.make()
+        if not (new and await self._create(manifest)):
+            metadata = manifest["metadata"]
             live = await self._kube.get("ConfigMap", metadata["namespace"], metadata["name"])
             if live is not None:
-                _check_manifest_owner(live, config)
-            if live is None or not _covers(live, config):
-                await self._write(config)
-        applied.config, applied.config_at = wanted, now
+                _check_manifest_owner(live, manifest)
+            if live is None or not _covers(live, manifest):
+                await self._write(manifest)
+        applied.config, applied.config_at = config.hash, now
 
     async def _create(self, manifest: Manifest) -> Mapping[str, Any] | None:
         """Apply what should not be there yet. None if there is one of that name.

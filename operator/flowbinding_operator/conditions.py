@@ -145,7 +145,7 @@ def _source_topic(binding: FlowBinding, observation: Observation | None) -> Stat
     if observation.output is not None:
         message = f"results cannot be written: {observation.output.message}"
         return State(FALSE, observation.output.reason, message)
-    return State(TRUE, Reason.TOPIC_FOUND, f"{observation.partitions} partitions")
+    return State(TRUE, Reason.TOPIC_FOUND, _partitions(observation.partitions))
 
 
 def flow_configured(binding: FlowBinding, missing: Missing | None) -> State:
@@ -202,12 +202,17 @@ def _scaling_active(view: View) -> State:
     return State(TRUE, Reason.LAG_KNOWN)
 
 
+def _partitions(number: int | None) -> str:
+    return f"{number} partition{'' if number == 1 else 's'}"
+
+
 def _scaling_limited(decision: Decision, observation: Observation | None) -> State:
     if decision.limited is None or decision.reason in UNSCALED:
         return State(FALSE, Reason.NOT_LIMITED)
     listed = observation.listed if observation else ()
+    shared = _partitions(decision.partitions)
     texts = {
-        Reason.PARTITION_LIMIT: f"more workers than {decision.partitions} partitions are of no use",
+        Reason.PARTITION_LIMIT: f"more workers than {shared} are of no use",
         Reason.MAX_REPLICAS: "spec.scaling.maxReplicas is reached",
         Reason.SCHEDULE: f"a schedule allows no more than {decision.highest} workers",
         Reason.HOT_PARTITION: f"{_named(decision.hot, listed)} gets more than one worker can do",

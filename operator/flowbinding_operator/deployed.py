@@ -15,13 +15,13 @@ from flowbinding_operator.autoscaler import Track
 from flowbinding_operator.children import Children, ForeignError
 from flowbinding_operator.conditions import View
 from flowbinding_operator.kube import Kube, KubeError
-from flowbinding_operator.pod import Manifest
+from flowbinding_operator.plans import Plan, Wish
 from flowbinding_operator.scaling import Decision
 from flowbinding_operator.workers import Workers, observe
 
 log = structlog.get_logger(__name__)
 
-Make = Callable[[], Manifest]
+Make = Callable[[], Wish]
 Live = Mapping[str, Any] | None
 """A Deployment as it is, if there is one."""
 
@@ -58,28 +58,27 @@ class Deployments:
                 raise
             return None, f"Deployment {namespace}/{name} cannot be read: {error}"
 
-    async def act(
-        self, binding: FlowBinding, make: Make, track: Track, view: View, live: Live
-    ) -> View:
+    async def act(self, plan: Plan, make: Make, track: Track, view: View, live: Live) -> View:
         """Write the Deployment, as far as that is possible. Returns `view` with what came of it.
 
         Args:
-            binding: With topics.
-            make: Makes the Deployment's manifest.
+            plan: Of a binding with topics.
+            make: What the Deployment should be.
             track: Told how many workers are set to run.
             view: What is known so far.
             live: The Deployment as it is.
         """
-        decision, refused = view.decision, view.refused
+        binding, decision, refused = plan.binding, view.decision, view.refused
+        fresh = False
         if view.missing is not None:
             # New Pods could not start, but what runs may be fine and goes on.
             decision = _no_higher(decision, replicas_of(live) if live else 0)
         try:
             if view.missing is None and not refused:
-                config = desired.config_map(binding)
-                live = await self._children.apply(binding.key, config, make(), live)
+                live = await self._children.apply(binding.key, plan.config(), make(), live)
             if live is not None and decision.replicas is not None:
-                live = await self._children.scale(live, decision.replicas)
+                before, live = live, await self._children.scale(live, decision.replicas)
+                fresh = before is not live and _has_all(observe(before))
                 track.history.replicas = decision.replicas
             # Whatever is missing: the schedule that it was for is no more.
             metadata, name = binding.metadata, desired.worker_name(binding.metadata.name)
@@ -92,7 +91,8 @@ class Deployments:
             refused = str(error)
         if refused:
             decision = replace(decision, replicas=None)
-        workers = await self._workers(binding, live)
+        # Of Pods that were asked for only now there is nothing to tell yet.
+        workers = observe(live) if fresh else await self._workers(binding, live)
         return replace(view, decision=decision, workers=workers, refused=refused)
 
     async def stop(self, live: Live) -> tuple[Live, str]:
@@ -108,7 +108,7 @@ class Deployments:
 
     async def _workers(self, binding: FlowBinding, live: Live) -> Workers:
         workers = observe(live)
-        if live is None or workers.ready >= workers.desired:
+        if live is None or _has_all(workers):
             return workers
         # Only now the Pods are worth a request.
         selector = desired.selector(binding.metadata.name)
@@ -126,6 +126,10 @@ class Deployments:
 def replicas_of(deployment: Mapping[str, Any]) -> int:
     """How many workers a Deployment asks for."""
     return int(deployment["spec"].get("replicas", 1))
+
+
+def _has_all(workers: Workers) -> bool:
+    return workers.ready >= workers.desired
 
 
 def _no_higher(decision: Decision, current: int) -> Decision:

@@ -14,10 +14,11 @@ from flowbinding_api.reasons import Reason
 from flowbinding_api.scaling import ScalingRules
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import Hold, ScalingStatus
-from flowbinding_operator.scaling import Decision, History, Sample
+from flowbinding_operator.scaling import Decision, History
 from flowbinding_operator.scaling.damping import SETTLE_SECONDS, limit_down
 from flowbinding_operator.scaling.history import Highest
 from flowbinding_operator.scaling.rates import FAST_SECONDS, SLOW_SECONDS
+from flowbinding_operator.scaling.sample import Arrived, known
 
 SAME_SECONDS = 3.0
 """Two ends of a wait that differ by no more than this are the same one."""
@@ -60,13 +61,13 @@ def explained(
     )
 
 
-def arrived(samples: Sequence[Sample], window: float) -> float:
+def arrived(samples: Sequence[Arrived], window: float) -> float:
     """Messages per second that arrived in the last so many seconds."""
-    known = [(sample.time, sample.end) for sample in samples if sample.end is not None]
-    if not known:
+    looks = known(samples)
+    if not looks:
         return 0.0
-    now = known[-1][0]
-    lately = [item for item in known if item[0] >= now - window]
+    now = looks[-1][0]
+    lately = [item for item in looks if item[0] >= now - window]
     # A topic that was made anew starts at 0 again: that step says nothing.
     count = sum(max(0, later[1] - earlier[1]) for earlier, later in pairwise(lately))
     # A short past must not make a burst look like a high rate.

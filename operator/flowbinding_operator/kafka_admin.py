@@ -19,7 +19,6 @@ from aiokafka.protocol.admin import (
 )
 from aiokafka.protocol.api import Request, RequestStruct, Response
 
-from flowbinding_operator.kafka import ClusterError
 from flowbinding_operator.topics import Answer
 
 BROKER_MS = 15_000
@@ -67,7 +66,7 @@ async def create_topics(ask: Ask, topics: Sequence[NewTopic]) -> list[Answer]:
     """Create topics; returns what became of each.
 
     Raises:
-        ClusterError: The cluster does not answer, or is older than Kafka 2.4.
+        ClusterError: From `ask`: the cluster does not answer, or is older than Kafka 2.4.
     """
     request = _CreateTopics(
         [
@@ -95,10 +94,7 @@ async def grow_topics(ask: Ask, counts: Mapping[str, int]) -> list[Answer]:
 
 
 async def _answers(ask: Ask, request: Any) -> list[Answer]:
-    try:
-        answer = await ask(request)
-    except (NotImplementedError, kafka_errors.IncompatibleBrokerVersion) as error:
-        raise ClusterError(f"these brokers cannot make topics for the operator: {error}") from None
+    answer = await ask(request)
     return [
         Answer(topic, code, _name(code), text or "") for topic, code, text in answer.topic_errors
     ]

@@ -184,14 +184,20 @@ def seeds(
     added to a topic later starts at its beginning: its first messages came after the binding. A
     commit that is gone (Kafka forgets groups that have slept for a week) is made again; but a topic
     that ends before one of them was created anew, so that it starts at its beginning.
+
+    A topic waits until all of its partitions are known: what is left for later would seem added.
     """
+    missing = [partition for partition in partitions if partition not in commits]
+    if not missing:
+        return {}
     known_topics = {partition.topic for partition in {**remembered, **commits}}
     anew = {p.topic for p, c in remembered.items() if c.offset > ends.get(p, c.offset)}
+    blind = {p.topic for p in missing if p not in starts or p not in ends}
     result = {}
-    for partition in partitions:
-        start, end = starts.get(partition), ends.get(partition)
-        if partition in commits or start is None or end is None:
+    for partition in missing:
+        if partition.topic in blind:
             continue
+        start, end = starts[partition], ends[partition]
         before = remembered.get(partition)
         if before is not None and partition.topic not in anew:
             result[partition] = Commit(max(before.offset, start))

@@ -42,7 +42,9 @@ class Metrics:
             f"{PREFIX}reconcile_duration_seconds", "Time of a reconciliation.", registry=registry
         )
         self.queue_depth = Gauge(
-            f"{PREFIX}workqueue_depth", "Bindings that wait to be reconciled.", registry=registry
+            f"{PREFIX}workqueue_depth",
+            "Bindings that are due and wait to be reconciled.",
+            registry=registry,
         )
         self.bindings = Gauge(f"{PREFIX}bindings", "Bindings known.", registry=registry)
         self.leader = Gauge(

@@ -1,8 +1,9 @@
 """Watches the lag of all bindings: one loop for each Kafka cluster and set of credentials.
 
 Loops share nothing, so a cluster that is down delays nobody but its own bindings. A tick costs one
-request for each broker (end offsets of all topics), plus one OffsetFetch for each binding that has
-workers or whose topics have new messages. A sleeping binding costs nothing of its own.
+request for each broker (end offsets of all topics), plus one for each coordinator and some 200
+bindings that have workers or whose topics have new messages (OffsetFetch). A sleeping binding costs
+nothing of its own.
 """
 
 from __future__ import annotations
@@ -17,15 +18,9 @@ from typing import Any, Protocol
 import structlog
 
 from flowbinding_api.reasons import Reason
-from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, Layout, MovedError
-from flowbinding_operator.lag import (
-    Commit,
-    Observation,
-    Partition,
-    Target,
-    Trouble,
-    seeds,
-)
+from flowbinding_operator.fetcher import Fetcher, GroupLink, Looked
+from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, Layout
+from flowbinding_operator.lag import Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.watched import Look, Watched, next_sleeper
 
@@ -44,25 +39,21 @@ SLEEPER_SECONDS = 4.0
 thousand that are read every five minutes would be three requests a second for nothing."""
 BATCH = 250
 """Bindings that are looked at without letting anything else run."""
-PARALLEL = 64
-"""OffsetFetch requests at the same time."""
-MAX_BACKOFF = 10.0
+MAX_BACKOFF = 5.0
+"""How long a cluster that is away, or not there yet, is left alone at most."""
+HURRY_SECONDS = 0.5
+"""How soon the next look is while brokers may be restarting, or a new one makes its topic of
+commits: that is over in a moment, and until then some lags are not known."""
 REST = 4.0
 """A look is followed by a rest of so many times its length, whoever is new meanwhile: of thousands
 that begin one after the other, each would have all others looked at once more."""
 
 
-class Link(Protocol):
+class Link(GroupLink, Protocol):
     """The requests of `KafkaLink`."""
 
     async def close(self) -> None: ...  # noqa: D102
     async def layout(self, topics: Iterable[str]) -> Layout: ...  # noqa: D102
-    async def offsets(  # noqa: D102
-        self, layout: Layout, partitions: Iterable[Partition], which: int, *, open_too: bool = False
-    ) -> dict[Partition, int]: ...
-    async def committed(self, group: str) -> dict[Partition, Commit]: ...  # noqa: D102
-    async def is_empty(self, group: str) -> bool: ...  # noqa: D102
-    async def commit(self, group: str, commits: Mapping[Partition, Commit]) -> None: ...  # noqa: D102
 
 
 Report = Callable[[str, Observation], None]
@@ -88,6 +79,7 @@ class ClusterPoller:
         """When the last tick ended, well or not: liveness looks at it."""
         self.last_success: float | None = None
         self._link = link
+        self._fetcher = Fetcher(link, metrics, self._conclude, self._tell)
         self._report = report
         self._metrics = metrics
         self._seconds = seconds
@@ -102,6 +94,7 @@ class ClusterPoller:
         self._anew: set[str] = set()
         self._slept_at = float("-inf")
         self._failures = 0
+        self._hurry = False
         self._wake = asyncio.Event()
 
     def watch(self, target: Target) -> None:
@@ -126,11 +119,13 @@ class ClusterPoller:
         try:
             while True:
                 self._wake.clear()
+                self._hurry = False
                 began = self._clock()
                 await self._try_tick()
                 self.last_tick = self._clock()
                 took = self.last_tick - began
-                wait = max(0.05, self._backoff() or self._seconds - took)
+                seconds = min(self._seconds, HURRY_SECONDS) if self._hurry else self._seconds
+                wait = max(0.05, self._backoff() or seconds - took)
                 rest = min(wait, REST * took)
                 await asyncio.sleep(rest)
                 with suppress(TimeoutError):
@@ -160,12 +155,11 @@ class ClusterPoller:
         fetches = []
         for count, one in enumerate(watched, 1):
             if look := self._look(one, ends, now):
-                fetches.append((one, look))
+                fetches.append(Looked(one, look))
             if count % BATCH == 0:
                 # Thousands in one go would keep everything else waiting.
                 await asyncio.sleep(0)
-        limit = asyncio.Semaphore(PARALLEL)
-        await asyncio.gather(*(self._ask(one, look, limit) for one, look in fetches))
+        await self._fetcher.fetch(fetches, self._layout)
         self.last_success = self._clock()
         self._metrics.polls.labels(self.name).inc()
 
@@ -203,6 +197,7 @@ class ClusterPoller:
     def _tell(self, watched: Watched, observation: Observation) -> None:
         """Report, unless the binding has gone or changed its target since the tick began."""
         if self.watched.get(watched.target.key) is watched:
+            self._hurry |= observation.blank and watched.silent_since is not None
             self._report(watched.target.key, observation)
 
     def _backoff(self) -> float:
@@ -236,7 +231,7 @@ class ClusterPoller:
         trouble = next((troubles[topic] for topic in topics if topic in troubles), None)
         gone = (t for t in topics if t in self._anew or _is_missing(troubles.get(t)))
         watched.topics_gone(gone)
-        look = Look(now, self._layout.partitions(topics), ends)
+        look = Look(now, self._layout.partitions(topics), ends, self._starts)
         if trouble is None and look.unknown:
             message = f"no leader answers for {look.unknown} partitions"
             trouble = watched.silence(Trouble(Reason.KAFKA_UNREACHABLE, message), now)
@@ -249,46 +244,9 @@ class ClusterPoller:
         self._conclude(watched, look)
         return None
 
-    async def _ask(self, watched: Watched, look: Look, limit: asyncio.Semaphore) -> None:
-        try:
-            async with limit:
-                await self._fetch(watched, look)
-        except MovedError as error:
-            trouble = watched.silence(error.trouble, look.now)
-            self._tell(watched, Observation(look.now, trouble=trouble))
-        except ClusterError as error:
-            self._tell(watched, Observation(look.now, trouble=error.trouble))
-        except Exception as error:
-            # Whatever one group's commits lead to must not hide the others' lag.
-            log.exception("a look at a group failed", binding=watched.target.key)
-            trouble = Trouble(Reason.KAFKA_UNREACHABLE, repr(error))
-            self._tell(watched, Observation(look.now, trouble=trouble))
-        else:
-            watched.fetched(look.end, look.now)
-            self._conclude(watched, look)
-
-    async def _fetch(self, watched: Watched, look: Look) -> None:
-        target = watched.target
-        self._metrics.fetches.inc()
-        if suspects := watched.suspects:
-            written = await self._link.offsets(self._layout, suspects, LATEST, open_too=True)
-            self._metrics.rewound.inc(watched.confirm(written, look.now))
-        commits = await self._link.committed(target.group)
-        kept, before = watched.without_lost(commits), watched.commits
-        missing = seeds(target, look.partitions, look.ends, self._starts, kept, before)
-        # Only a group without members takes commits from outside; members seed by themselves.
-        if missing and await self._link.is_empty(target.group):
-            await self._link.commit(target.group, missing)
-            commits |= missing
-            self._metrics.seeded.inc(len(missing))
-            log.info("group starts", binding=target.key, partitions=len(missing))
-        watched.commits = commits
-        broken = watched.figures.update({p: commits[p] for p in look.partitions if p in commits})
-        self._metrics.broken_metadata.inc(broken)
-
     def _conclude(self, watched: Watched, look: Look) -> None:
         output = self._output_trouble(watched.target)
-        self._tell(watched, watched.observation(look, self._starts, output, self._wall()))
+        self._tell(watched, watched.observation(look, output, self._wall()))
 
     def _output_trouble(self, target: Target) -> Trouble | None:
         troubles = (self._layout.troubles.get(topic) for topic in target.written)

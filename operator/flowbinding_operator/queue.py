@@ -1,91 +1,23 @@
-"""A keyed work queue, like controller-runtime's.
+"""A keyed work queue, like controller-runtime's, with lanes.
 
-A key is one binding. Adding a key that waits already changes nothing (the earlier time wins);
+A key is one binding. Adding a key that waits already changes nothing (the earlier turn wins);
 adding one that is being worked on makes it run again afterwards. So one key never runs twice at
 once, and however many events arrive, the last one is always followed by a run that sees its effect.
 
-`Schedule` is the pure part, told the time by its caller; `WorkQueue` adds the event loop.
+`lanes.Schedule` is the pure part; `WorkQueue` adds the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import Awaitable, Callable
 
 import structlog
 
+from flowbinding_operator.lanes import Lane, Schedule
+
 log = structlog.get_logger(__name__)
-
-FIRST_BACKOFF = 0.5
-MAX_BACKOFF = 60.0
-
-
-class Schedule:
-    """Which key is due when."""
-
-    def __init__(self) -> None:
-        self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        self._running: set[str] = set()
-        self._failures: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._due)
-
-    @property
-    def running(self) -> int:
-        """Keys being worked on."""
-        return len(self._running)
-
-    def add(self, key: str, when: float) -> None:
-        """Make `key` due at `when`, unless it is due earlier."""
-        if when < self._due.get(key, float("inf")):
-            self._due[key] = when
-            if key not in self._running:
-                heapq.heappush(self._heap, (when, key))
-
-    def pop(self, now: float) -> str | None:
-        """Take the next due key; it counts as running until `done`."""
-        self._drop_stale()
-        if not self._heap or self._heap[0][0] > now:
-            return None
-        _, key = heapq.heappop(self._heap)
-        del self._due[key]
-        self._running.add(key)
-        return key
-
-    def done(self, key: str) -> None:
-        """Finish a run; what was added meanwhile becomes due."""
-        self._running.discard(key)
-        if key in self._due:
-            heapq.heappush(self._heap, (self._due[key], key))
-
-    def next_due(self) -> float | None:
-        """When the next key will be due."""
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
-
-    def failed(self, key: str) -> float:
-        """Count a failure and return the seconds to wait before the next try."""
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
-        # float() first: 2 ** 2000 would be a huge integer.
-        return min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** min(count, 16))
-
-    def succeeded(self, key: str) -> None:
-        """Forget the failures of `key`."""
-        self._failures.pop(key, None)
-
-    def _drop_stale(self) -> None:
-        """Drop heap entries that an earlier `add` of the same key has replaced."""
-        while self._heap:
-            when, key = self._heap[0]
-            if key not in self._running and self._due.get(key) == when:
-                return
-            heapq.heappop(self._heap)
-
 
 Handler = Callable[[str], Awaitable[float | None]]
 """Works on a key. Returns the seconds after which to look again, if at all."""
@@ -112,12 +44,12 @@ class WorkQueue:
 
     @property
     def depth(self) -> int:
-        """Keys that wait, delayed ones included."""
-        return len(self._schedule)
+        """Keys that are due and wait for their turn."""
+        return self._schedule.depth(self._clock())
 
-    def add(self, key: str, delay: float = 0.0) -> None:
+    def add(self, key: str, delay: float = 0.0, lane: Lane = Lane.SOON) -> None:
         """Have `key` worked on after `delay` seconds."""
-        self._schedule.add(key, self._clock() + delay)
+        self._schedule.add(key, self._clock() + delay, lane)
         self._wake.set()
 
     async def run(self) -> None:
@@ -156,15 +88,16 @@ class WorkQueue:
             pass
 
     async def _work(self, key: str) -> None:
+        lane = Lane.LATER
         try:
             again = await self._handler(key)
             self._schedule.succeeded(key)
         except Exception as error:  # noqa: BLE001 - one binding must never stop the others
-            again = self._schedule.failed(key)
+            again, lane = self._schedule.failed(key), Lane.SOON
             log.warning("reconcile failed", binding=key, error=repr(error), retry_seconds=again)
         finally:
             self._schedule.done(key)
             self.last_progress = self._clock()
             self._wake.set()
         if again is not None:
-            self.add(key, again)
+            self.add(key, again, lane)

@@ -15,12 +15,11 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from flowbinding_api.binding import FlowBinding, parse_binding
+from flowbinding_api.binding import FlowBinding
 from flowbinding_api.errors import FlowBindingError, InvalidBindingError
 from flowbinding_api.kafka import Kafka
 from flowbinding_api.kafka_options import client_options
 from flowbinding_api.reasons import Reason
-from flowbinding_api.resolve import with_kafka_defaults
 from flowbinding_api.status import FlowBindingStatus
 from flowbinding_operator import desired, runs, status
 from flowbinding_operator.autoscaler import Autoscaler, Track, stamp_of
@@ -30,20 +29,14 @@ from flowbinding_operator.deployed import Deployments, replicas_of
 from flowbinding_operator.kube import Kube, KubeError
 from flowbinding_operator.lag import Target, Trouble
 from flowbinding_operator.metrics import Metrics
-from flowbinding_operator.pod import Defaults, Manifest
+from flowbinding_operator.plans import Given, Plan, Plans, basis_of
+from flowbinding_operator.pod import Defaults
 from flowbinding_operator.poller import LagWatcher
 from flowbinding_operator.probe import Prober, target_of
 from flowbinding_operator.probed import Probed, remembered
 from flowbinding_operator.provisioning import Provisioner
-from flowbinding_operator.referenced import Known, Referenced, cluster_id, version_of
-from flowbinding_operator.references import (
-    Missing,
-    Objects,
-    Reference,
-    flow_file_problem,
-    references,
-    secret_reader,
-)
+from flowbinding_operator.referenced import Known, Referenced
+from flowbinding_operator.references import Missing, Objects, Reference, secret_reader
 from flowbinding_operator.reporter import FIRST_WORD_SECONDS, Reporter
 from flowbinding_operator.scaling import History
 from flowbinding_operator.scheduled import ACTIVE_RETRY_SECONDS, Schedules
@@ -92,7 +85,7 @@ class Reconciler:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config = config
+        self._plans = Plans(config.kafka, config.worker)
         self._bindings = bindings
         self._children = children
         self._lag = lag
@@ -107,9 +100,12 @@ class Reconciler:
 
     async def reconcile(self, key: str) -> float | None:
         """Reconcile one binding. Returns after how many seconds to look again, if at all."""
+        before = self._bindings.get(key)
         with self._metrics.reconcile_seconds.time():
             try:
                 again = await self._reconcile(key)
+                if self._outdated(key, before):
+                    again = 0.0
             except FoundError:
                 # It may be large: what was begun from none must not scale it.
                 self._autoscaler.forget(key)
@@ -125,6 +121,16 @@ class Reconciler:
         self._metrics.reconciles.labels("success" if again is None else "requeue").inc()
         return again
 
+    def _outdated(self, key: str, before: Mapping[str, Any] | None) -> bool:
+        """Whether a binding is another one by now.
+
+        What a write of its status gave may tell so before the watch does, to which it is no news.
+        """
+        now = self._bindings.get(key)
+        if before is None or now is None or now is before:
+            return False
+        return basis_of(now) != basis_of(before)
+
     async def _reconcile(self, key: str) -> float | None:
         body = self._bindings.get(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
@@ -133,20 +139,20 @@ class Reconciler:
             return None
         old = _old_status(body)
         try:
-            binding = with_kafka_defaults(parse_binding(body), self._config.kafka)
+            plan = self._plans.of(key, body)
         except InvalidBindingError as error:
             return await self._invalid(key, body, old, str(error))
-        wanted = references(binding)
+        binding, wanted = plan.binding, plan.wanted
         believed = REFERENCES_SECONDS if self._reporter.ready(key) else REPAIR_SECONDS
         known = await self._referenced.read(binding, wanted, believed=believed)
         if binding.spec.source.schedule is not None:
-            return await self._reconcile_schedule(binding, body, old, known, wanted)
-        new = not body.get("status")
+            return await self._reconcile_schedule(plan, body, old, known)
+        new, given = not body.get("status"), plan.given(known.objects)
         live, refused = await self._deployments.find(body["metadata"], new=new)
         # Whatever else is missing: "Latest" means the end as it is now, and not after the repair.
         blind = known.missing(tuple(item for item in wanted if item.of_kafka), binding)
-        blind = blind or self._watch(binding, known.objects, live)
-        missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
+        blind = blind or self._watch(binding, given, known.objects, live)
+        missing = known.missing(wanted, binding) or given.problem
         track = self._track(binding, old, live)
         observation, decision = track.observation, track.standing()
         view = View(
@@ -154,11 +160,11 @@ class Reconciler:
         )
         if observation is not None and observation.misses_topic:
             self._provisioner.hurry(key)
-        topics = self._provision(binding, known, wanted)
+        topics = self._provision(plan, known, given)
         view = replace(view, probed=self._probe(binding, old, known.objects), topics=topics)
         view = await self._deployments.act(
-            binding,
-            lambda: self._worker(desired.deployment, binding, wanted, known.objects),
+            plan,
+            lambda: plan.worker(desired.deployment, given),
             track,
             view,
             live,
@@ -172,22 +178,19 @@ class Reconciler:
 
     async def _reconcile_schedule(
         self,
-        binding: FlowBinding,
+        plan: Plan,
         body: Mapping[str, Any],
         old: FlowBindingStatus,
         known: Known,
-        wanted: tuple[Reference, ...],
     ) -> float | None:
         """The same for a binding whose source is a schedule: nothing is watched or scaled."""
+        binding, wanted, given = plan.binding, plan.wanted, plan.given(known.objects)
         self._autoscaler.forget(binding.key)
         self._unwatch(binding.key)
-        missing = known.missing(wanted, binding) or flow_file_problem(binding, known.objects)
-        topics = self._provision(binding, known, wanted)
+        missing = known.missing(wanted, binding) or given.problem
+        topics = self._provision(plan, known, given)
         view = await self._schedules.act(
-            binding,
-            lambda: self._worker(desired.cron_job, binding, wanted, known.objects),
-            missing,
-            topics,
+            plan, lambda: plan.worker(desired.cron_job, given), missing, topics
         )
         view = replace(view, probed=self._probe(binding, old, known.objects))
         unasked = topics.pending and missing is None and not view.refused
@@ -201,12 +204,10 @@ class Reconciler:
             again = ACTIVE_RETRY_SECONDS
         return _soonest(again, self._provisioner.next_look(binding.key))
 
-    def _provision(
-        self, binding: FlowBinding, known: Known, wanted: tuple[Reference, ...]
-    ) -> Provisioned:
+    def _provision(self, plan: Plan, known: Known, given: Given) -> Provisioned:
         """Have topics made, if they are asked for; what is known of them."""
-        kafka = binding.spec.kafka
-        needed = tuple(item for item in wanted if item.of_kafka)
+        binding, kafka = plan.binding, plan.binding.spec.kafka
+        needed = tuple(item for item in plan.wanted if item.of_kafka)
         cannot = kafka.bootstrap_servers is None or known.missing(needed, binding) is not None
         if cannot or not binding.spec.provisioning.create:
             # Another condition says what is missing.
@@ -215,7 +216,7 @@ class Reconciler:
         try:
             return self._provisioner.want(
                 binding,
-                cluster_id(kafka, known.objects),
+                given.cluster,
                 lambda: client_options(kafka, secret_reader(known.objects)),
             )
         except FlowBindingError as error:
@@ -273,25 +274,15 @@ class Reconciler:
 
         return self._autoscaler.track(binding.key, binding.spec, start)
 
-    def _worker(
-        self,
-        make: desired.Maker,
-        binding: FlowBinding,
-        wanted: tuple[Reference, ...],
-        objects: Objects,
-    ) -> Manifest:
-        versions = [version_of(item, objects) for item in wanted if not item.reloaded]
-        return make(binding, wanted, desired.content_hash(versions), self._config.worker)
-
     def _watch(
-        self, binding: FlowBinding, objects: Objects, live: Mapping[str, Any] | None
+        self, binding: FlowBinding, given: Given, objects: Objects, live: Mapping[str, Any] | None
     ) -> Missing | None:
         """Have the lag watched. Returns what prevents it."""
         kafka = binding.spec.kafka
         if kafka.bootstrap_servers is None:
             self._unwatch(binding.key)
             return None
-        cluster = cluster_id(kafka, objects)
+        cluster = given.cluster
         try:
             # Only for a new client: reading certificates takes a while.
             known = cluster in self._lag.pollers
@@ -340,6 +331,7 @@ class Reconciler:
         self._lag.forget(key)
         self._autoscaler.forget(key)
         self._prober.forget(key)
+        self._plans.forget(key)
         self._children.forget(key)
         self._metrics.forget(key)
         self._referenced.forget(key)

@@ -8,17 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowbinding_api.binding import FlowBinding
-from flowbinding_api.kafka import Kafka
-from flowbinding_operator.desired import content_hash
 from flowbinding_operator.kube import Kube, KubeError
 from flowbinding_operator.references import (
     Kind,
     Missing,
-    Objects,
     Reference,
     check,
-    data,
-    references_in,
 )
 
 SHARED_SECONDS = 5.0
@@ -119,26 +114,3 @@ class Referenced:
         while now - self._readings[first := next(iter(self._readings))].at >= SHARED_SECONDS:
             del self._readings[first]
         return found
-
-
-def version_of(reference: Reference, objects: Objects) -> tuple[str, ...]:
-    """What changes with a referenced object.
-
-    Of a Secret only its version: a hash of a short password could be guessed by those who may read
-    Deployments.
-    """
-    item = objects.get((reference.kind, reference.name)) or {}
-    if reference.kind == "Secret":
-        metadata = item.get("metadata") or {}
-        return (reference.name, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
-    content = data(item).get(reference.key, b"")
-    return (reference.name, reference.key, content_hash(content.hex()))
-
-
-def cluster_id(kafka: Kafka, objects: Objects) -> str:
-    """Identifies a cluster and a set of credentials: bindings that share it share a client."""
-    kafka = kafka.brokers
-    names = {ref.name for ref in references_in("spec.kafka", kafka)}
-    secrets = [data(objects.get(("Secret", name)) or {}) for name in sorted(names)]
-    digest = content_hash([kafka.model_dump(mode="json"), [repr(s) for s in secrets]])
-    return f"{kafka.bootstrap_servers}#{digest}"

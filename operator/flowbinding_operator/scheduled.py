@@ -11,7 +11,7 @@ from flowbinding_api.binding import FlowBinding
 from flowbinding_operator import desired, runs
 from flowbinding_operator.children import Children, ForeignError
 from flowbinding_operator.kube import Kube, KubeError
-from flowbinding_operator.pod import Manifest
+from flowbinding_operator.plans import Plan, Wish
 from flowbinding_operator.references import Missing
 from flowbinding_operator.store import Cache
 from flowbinding_operator.topics import Provisioned
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 ACTIVE_RETRY_SECONDS = 15.0
 """How often a run's Pods are looked at: one that cannot begin changes nothing that is watched."""
 
-Make = Callable[[], Manifest]
+Make = Callable[[], Wish]
 
 
 class Schedules:
@@ -44,22 +44,21 @@ class Schedules:
         self._words.pop(key, None)
 
     async def act(
-        self, binding: FlowBinding, make: Make, missing: Missing | None, topics: Provisioned
+        self, plan: Plan, make: Make, missing: Missing | None, topics: Provisioned
     ) -> runs.RunView:
         """Write the CronJob, as far as that is possible. Returns what there is to tell.
 
         Args:
-            binding: With a schedule.
-            make: Makes the CronJob's manifest.
+            plan: Of a binding with a schedule.
+            make: What the CronJob should be.
             missing: What is wrong with what the binding refers to. The CronJob is written all the
                 same: a run that finds it missing fails, and says so.
             topics: What became of the topics that the binding asks for.
         """
-        metadata, refused = binding.metadata, ""
+        binding, metadata, refused = plan.binding, plan.binding.metadata, ""
         name, live = desired.worker_name(metadata.name), None
         try:
-            config = desired.config_map(binding)
-            live = await self._children.apply_cron_job(binding.key, config, make())
+            live = await self._children.apply_cron_job(binding.key, plan.config(), make())
             uid = str(metadata.uid)
             await self._children.prune("Deployment", metadata.namespace, name, uid)
         except ForeignError as error:

@@ -6,12 +6,16 @@ watch brings them a little later, and a stale view would look like drift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowbinding_operator.pod import BINDING_LABEL
 
 Object = Mapping[str, Any]
+
+# Python 3.12 alone never frees what was interned: each version that an object ever had would stay.
+_one_of: Callable[[str], str] = str if sys.version_info[:2] == (3, 12) else sys.intern
 
 
 def key_of(item: Object) -> str:
@@ -42,7 +46,13 @@ class Cache:
         known = self._objects.get(key)
         if known is not None and _same(known, item) and version(item) <= version(known):
             return False
-        self._objects[key] = _slim(item)
+        item = _slim(item)
+        if known is not None and _same_spec(known, item):
+            # One copy, also for those who have kept it; and telling that it is the same costs less.
+            rest = {name: value for name, value in item.items() if name != "spec"}
+            self._objects[key] = {**_shared(rest), "spec": known["spec"]}
+        else:
+            self._objects[key] = _shared(item)
         return True
 
     def update(self, key: str, item: Object) -> None:
@@ -83,9 +93,29 @@ def _slim(item: Object) -> Object:
     return {**item, "metadata": {**metadata, "managedFields": owners}}
 
 
+def _shared(value: Any) -> Any:
+    """A copy whose strings are one with equal ones, of which thousands of objects have many."""
+    kind = type(value)
+    if kind is str:
+        return _one_of(value)
+    if kind is dict:
+        return {_one_of(name): _shared(below) for name, below in value.items()}
+    if kind is list:
+        return [_shared(below) for below in value]
+    return value
+
+
 def owns_replicas(entry: Object) -> bool:
     """Whether an entry of `managedFields` is of somebody who owns a Deployment's replicas."""
     return "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+
+
+def _same_spec(one: Object, other: Object) -> bool:
+    """Whether two versions of an object have the same spec, as far as it has one."""
+    # Only the generation tells 1 from true.
+    counts = [item["metadata"].get("generation") for item in (one, other)]
+    same = _same(one, other) and counts[0] == counts[1]
+    return same and "spec" in other and bool(one.get("spec") == other["spec"])
 
 
 def _same(one: Object, other: Object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flowbinding_api.reasons import Reason
@@ -24,6 +24,8 @@ SLEEPING_FETCH_SECONDS = 300.0
 """How often the commits of a binding are read, at most, that has no workers and no lag."""
 WAITING_FETCH_SECONDS = 30.0
 """The same with lag: a long run that outlived its Deployment's scale-down may still commit."""
+UNSEEDED_SECONDS = 4.0
+"""The same while partitions have no commit: their group had members, who may have left since."""
 DRAIN_SECONDS = 120.0
 """For so long after the last worker counts as gone, drained runs are still expected to commit."""
 SILENCE_SECONDS = 8.0
@@ -34,7 +36,7 @@ REWOUND_SECONDS = 30.0
 """How long it is told that a group starts anew."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """The offsets of a binding's partitions at one time.
 
@@ -42,21 +44,26 @@ class Look:
         now: When they were asked for, on the loop's clock.
         partitions: All of the binding's.
         ends: End offsets of these and of others.
+        starts: The same of start offsets.
+        offsets: End offsets of these alone, in their order.
+        unknown: Of how many partitions nobody has told the end.
+        end: Sum of the end offsets that are known.
     """
 
     now: float
-    partitions: list[Partition]
+    partitions: Sequence[Partition]
     ends: Offsets
+    starts: Offsets
+    offsets: tuple[int, ...] = field(init=False)
+    unknown: int = field(init=False)
+    end: int = field(init=False)
 
-    @property
-    def end(self) -> int:
-        """Sum of the end offsets."""
-        return sum(self.ends[partition] for partition in self.partitions)
-
-    @property
-    def unknown(self) -> int:
-        """Of how many partitions nobody has told the end."""
-        return sum(partition not in self.ends for partition in self.partitions)
+    def __post_init__(self) -> None:
+        """Each is wanted several times, of every binding at every look."""
+        ends = self.ends
+        self.offsets = tuple([ends[p] for p in self.partitions if p in ends])
+        self.unknown = len(self.partitions) - len(self.offsets)
+        self.end = sum(self.offsets)
 
 
 @dataclass(slots=True)
@@ -67,11 +74,12 @@ class Watched:
         turn: Whether it is this sleeping binding's turn to have its commits read.
         suspects: Partitions that seem to end before what the group has committed of them.
         lost: Those of them that really do.
+        unseeded: Whether some partition has no commit.
         rewound: What is told of them.
     """
 
     target: Target
-    commits: dict[Partition, Commit] = field(default_factory=dict)
+    commits: Commits = field(default_factory=dict)
     figures: FigureBook = field(default_factory=FigureBook)
     fetched_at: float = float("-inf")
     fetched_end: int | None = None
@@ -79,6 +87,7 @@ class Watched:
     worked_at: float = float("-inf")
     silent_since: float | None = None
     turn: bool = False
+    unseeded: bool = False
     suspects: frozenset[Partition] = frozenset()
     lost: frozenset[Partition] = frozenset()
     rewound: Trouble | None = None
@@ -95,15 +104,27 @@ class Watched:
             return True
         if self.turn or self._suspected_since is not None:
             return True
+        if self.unseeded and now - self.fetched_at >= UNSEEDED_SECONDS:
+            return True
         return self.lag != 0 and now - self.fetched_at >= WAITING_FETCH_SECONDS
 
     def sleeps(self, now: float) -> bool:
         """Whether nothing but the time says that its commits should be read again."""
         return self.lag == 0 and now - self.fetched_at >= SLEEPING_FETCH_SECONDS
 
-    def fetched(self, end: int, now: float) -> None:
-        """The commits have been read."""
-        self.fetched_at, self.fetched_end, self.turn = now, end, False
+    def read(self, commits: Commits, look: Look) -> int:
+        """Take in commits that have been read. Returns how much metadata is new and unreadable."""
+        here = {p: commits[p] for p in look.partitions if p in commits}
+        broken = self.figures.update(here)
+        if commits != self.commits:
+            # Only another object counts as news, see `observation`.
+            self.commits = commits
+        self.fetched_at, self.fetched_end, self.turn = look.now, look.end, False
+        if any(partition not in look.starts for partition in look.partitions):
+            # Not all that was missing could be found out.
+            self.fetched_end = None
+        self.unseeded = len(here) < len(look.partitions)
+        return broken
 
     def silence(self, trouble: Trouble, now: float) -> Trouble | None:
         """`trouble`, once it has lasted; nothing while it may be brokers that restart."""
@@ -146,38 +167,32 @@ class Watched:
             self._rewound_at = now
         return len(self.lost - before)
 
-    def without_lost(self, commits: Commits) -> dict[Partition, Commit]:
+    def without_lost(self, commits: Commits) -> Commits:
         """Those commits that still mean something."""
         if not self.lost:
-            return dict(commits)
+            return commits
         return {p: commit for p, commit in commits.items() if p not in self.lost}
 
-    def observation(
-        self, look: Look, starts: Offsets, output: Trouble | None, unix: float
-    ) -> Observation:
+    def observation(self, look: Look, output: Trouble | None, unix: float) -> Observation:
         """What the offsets say of the binding.
 
         Args:
             look: The offsets.
-            starts: Start offsets of its partitions.
             output: Why results cannot be written.
             unix: The time in seconds since the epoch.
         """
         self.silent_since = None
-        offsets = tuple(look.ends[partition] for partition in look.partitions)
-        told, basis = self._told, (self.target, self.commits, starts, self.lost, output)
-        same = told is not None and (told.ends, told.rewound) == (offsets, self.rewound)
+        told, basis = self._told, (self.target, self.commits, look.starts, self.lost, output)
+        same = told is not None and (told.ends, told.rewound) == (look.offsets, self.rewound)
         if told is not None and same and all(map(operator.is_, basis, self._basis)):
             # Most of many bindings sleep.
             self._told = replace(told, time=look.now, unix=unix)
         else:
-            self._told, self._basis = self._observe(look, starts, output, unix), basis
+            self._told, self._basis = self._observe(look, output, unix), basis
         return self._told
 
-    def _observe(
-        self, look: Look, starts: Offsets, output: Trouble | None, unix: float
-    ) -> Observation:
-        ends, commits = look.ends, self.without_lost(self.commits)
+    def _observe(self, look: Look, output: Trouble | None, unix: float) -> Observation:
+        ends, starts, commits = look.ends, look.starts, self.without_lost(self.commits)
         by_topic = {
             topic: lag_of(ends, starts, commits, [p for p in look.partitions if p.topic == topic])
             for topic in self.target.topics
@@ -195,7 +210,7 @@ class Watched:
             rewound=self.rewound,
             unix=unix,
             listed=tuple(look.partitions),
-            ends=tuple(ends[partition] for partition in look.partitions),
+            ends=look.offsets,
             done=done_of(starts, commits, self.figures.ahead, look.partitions),
             ready=self.target.ready,
         )

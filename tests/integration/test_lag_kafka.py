@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewPartitions, RecordsToDelete
+from aiokafka.protocol.admin import CreateAclsRequest
 
 import kafkaio
 from flowbinding_api.offsets import Figures, Progress, encode
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
 from flowbinding_operator.kafka import EARLIEST, LATEST, ClusterError, KafkaLink, MovedError
+from flowbinding_operator.kafka_admin import NewTopic, create_topics
+from flowbinding_operator.kafka_groups import Committed
+from flowbinding_operator.kafka_protocol import FindCoordinatorsRequest, OffsetFetchManyRequest
 from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.poller import ClusterPoller, LagWatcher
 from kafkaio import TopicFactory
 from testbed import KafkaBroker
+
+GROUP, LITERAL, ALL, DENY = 3, 3, 2, 2
+"""Of Kafka's rules: kinds of resources, patterns, operations and permissions."""
 
 
 def messages(count: int) -> list[kafkaio.Message]:
@@ -43,6 +53,21 @@ async def tick(one: ClusterPoller, seen: dict[str, Observation], key: str) -> Ob
     return seen[key]
 
 
+async def committed(link: KafkaLink, *groups: str) -> dict[str, Committed]:
+    """What some groups have committed, once their coordinator is there."""
+    found: dict[str, Committed] = {}
+
+    async def take(answers: Mapping[str, Committed]) -> None:
+        found.update(answers)
+
+    for _ in range(40):
+        await link.committed(dict.fromkeys(groups, 4), take)
+        if not any(isinstance(one, MovedError) for one in found.values()):
+            break
+        await asyncio.sleep(0.25)
+    return found
+
+
 async def test_seeding_lag_and_figures(kafka: KafkaBroker, topic: TopicFactory) -> None:
     name = await topic(partitions=4)
     await kafkaio.produce(kafka.bootstrap, name, messages(40))
@@ -56,7 +81,9 @@ async def test_seeding_lag_and_figures(kafka: KafkaBroker, topic: TopicFactory) 
         first = await tick(one, seen, early.key)
         assert (first.trouble, first.lag, first.partitions) == (None, 40, 4)
         assert (await tick(one, seen, late.key)).lag == 0
-        assert len(await link.committed(early.group)) == 4
+        seeded = (await committed(link, early.group))[early.group]
+        assert isinstance(seeded, dict)
+        assert len(seeded) == 4
         await kafkaio.produce(kafka.bootstrap, name, messages(10))
         await one._try_tick()
         assert (seen[early.key].lag, seen[late.key].lag) == (50, 10)
@@ -89,18 +116,25 @@ async def test_a_group_with_members_is_not_empty(kafka: KafkaBroker, topic: Topi
     name = await topic(partitions=2)
     link = KafkaLink({"bootstrap_servers": kafka.bootstrap})
     try:
-        assert await link.is_empty(f"{name}.nobody")
+        nobody, somebody = f"{name}.nobody", f"{name}.g"
+        assert await link.empty([nobody]) == {nobody: True}
         consumer = AIOKafkaConsumer(
             name, bootstrap_servers=kafka.bootstrap, group_id=f"{name}.g", enable_auto_commit=False
         )
         await consumer.start()
         try:
-            assert not await link.is_empty(f"{name}.g")
+            # What is told of the first group's members must not be taken for the second's name.
+            groups = (somebody, nobody, f"{name}.other")
+            assert list((await link.empty(groups)).items()) == [
+                (somebody, False),
+                (nobody, True),
+                (f"{name}.other", True),
+            ]
             with pytest.raises(MovedError, match="has members by now"):
                 await link.commit(f"{name}.g", {Partition(name, 0): Commit(0)})
         finally:
             await consumer.stop()
-        assert await link.is_empty(f"{name}.g")
+        assert await link.empty([somebody]) == {somebody: True}
     finally:
         await link.close()
 
@@ -168,8 +202,16 @@ async def test_a_broker_that_does_not_answer_is_told_within_fifteen_seconds() ->
         server.close()
 
 
-async def test_a_wrong_password_is_told_apart_from_a_broker_that_is_down(tmp_path: Path) -> None:
-    with KafkaBroker(tmp_path / "sasl", sasl=True, users={"client": "right"}) as broker:
+async def test_what_a_cluster_with_logins_and_rules_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong password is told apart from a broker that is down, and a group from another."""
+    rules = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+    }
+    users = {"client": "right"}
+    with KafkaBroker(tmp_path / "sasl", sasl=True, users=users, properties=rules) as broker:
         options = {
             "bootstrap_servers": broker.bootstrap,
             "security_protocol": "SASL_PLAINTEXT",
@@ -178,6 +220,7 @@ async def test_a_wrong_password_is_told_apart_from_a_broker_that_is_down(tmp_pat
         }
         good = KafkaLink({**options, "sasl_plain_password": "right"})
         await good.layout([])
+        await many_groups_at_once_or_one_at_a_time(good, monkeypatch)
         await good.close()
         bad = KafkaLink({**options, "sasl_plain_password": "wrong"})
         with pytest.raises(ClusterError) as caught:
@@ -188,6 +231,50 @@ async def test_a_wrong_password_is_told_apart_from_a_broker_that_is_down(tmp_pat
     with pytest.raises(ClusterError) as caught:
         await down.layout([])
     assert caught.value.reason == Reason.KAFKA_UNREACHABLE
+
+
+async def many_groups_at_once_or_one_at_a_time(
+    link: KafkaLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kinds of groups get the same answers, however they are asked about."""
+    await create_topics(link.ask_controller, [NewTopic("orders", 3), NewTopic("other", 2)])
+    long = "x" * 4096
+    commits = {
+        "done": {Partition("orders", n): Commit(10 + n, f"FB1{n}") for n in range(3)},
+        "half": {Partition("orders", 1): Commit(0), Partition("other", 0): Commit(2**40, long)},
+        "denied": {Partition("other", 1): Commit(7)},
+        **{f"g{n}": {Partition("other", n % 2): Commit(n, "ü" * n)} for n in range(230)},
+    }
+    # The topics' leaders may not be known to the coordinator yet.
+    async with asyncio.timeout(20):
+        while await committed(link, *commits) != commits:
+            with suppress(ClusterError):
+                await asyncio.gather(*(link.commit(*item) for item in commits.items()))
+    deny = CreateAclsRequest(GROUP, "denied", LITERAL, "User:*", "*", ALL, DENY)
+    answer = await link.ask_controller(deny)
+    assert [code for code, *_ in answer.creation_responses] == [0]
+    groups = (*commits, "unknown")
+    async with asyncio.timeout(20):
+        while not isinstance((await committed(link, "denied"))["denied"], ClusterError):
+            pass
+    together = await committed(link, *groups)
+    assert {g: together[g] for g in commits if g != "denied"} == {
+        g: wanted for g, wanted in commits.items() if g != "denied"
+    }
+    assert together["unknown"] == {}
+    monkeypatch.setattr(FindCoordinatorsRequest, "prepare", too_old)
+    monkeypatch.setattr(OffsetFetchManyRequest, "prepare", too_old)
+    alone = await committed(link, *groups)
+    denied, denied_alone = together.pop("denied"), alone.pop("denied")
+    assert together == alone
+    assert isinstance(denied, ClusterError)
+    assert str(denied) == str(denied_alone)
+    assert denied.reason == Reason.KAFKA_UNAUTHORIZED
+
+
+def too_old(*_: object) -> NoReturn:
+    """As of a broker before Kafka 3.0."""
+    raise NotImplementedError
 
 
 async def test_a_cluster_that_swallows_packets_delays_no_other(
@@ -311,7 +398,9 @@ async def test_a_topic_that_is_created_anew_and_grows(
         await until_lag(30, 3)
         await kafkaio.produce(kafka.bootstrap, name, messages(30))
         await until_lag(60, 3)
-        assert len(await link.committed(target.group)) == 3
+        seeded = (await committed(link, target.group))[target.group]
+        assert isinstance(seeded, dict)
+        assert len(seeded) == 3
     finally:
         await link.close()
         await kafkaio.delete_topics(kafka.bootstrap, name)

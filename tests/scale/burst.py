@@ -17,9 +17,9 @@ import typer
 
 import kafkaio
 from manifests import manifest
+from proc import machine
 from results import RESULTS
 from results import write as write_section
-from scale import report
 from scale.fleet import BINDINGS, DEPLOYMENTS, api_client, until
 from testbed import Testbed
 
@@ -127,7 +127,8 @@ def section(answers: Sequence[Answer], command: str) -> str:
         f"| {number} | {answer.seconds:.2f} | {len(answer.steps)} | {answer.late_steps} |"
         for number, answer in enumerate(answers, 1)
     ]
-    lines = [BEGIN, "## Burst", "", f"Command: `{command}`", "", f"- {report.machine()}"]
+    lines = [BEGIN, "## Burst", "", f"Command: `{command}`", ""]
+    lines += [f"- {fact}" for fact in machine()]
     return "\n".join([*lines, "", LEGEND, "", *rows, "", *sentences(answers), END])
 
 

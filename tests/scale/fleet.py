@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 import yaml
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 import kafkaio
 from flowbinding_operator.kafka import LATEST, KafkaLink
@@ -36,7 +36,7 @@ WRITES = ("POST", "PUT", "PATCH", "APPLY", "DELETE")
 OWN = "flowbinding_operator_"
 ASKED = [
     *(f"{OWN}{name}_total" for name in ("kubernetes_writes", "kafka_requests", "lag_polls")),
-    f"{OWN}offset_fetches_total",
+    *(f"{OWN}{name}" for name in ("offset_fetches_total", "reconcile_total", "workqueue_depth")),
     *(f"{OWN}{name}_seconds_bucket" for name in ("lag_poll_duration", "event_loop_lag")),
     *("process_resident_memory_bytes", "process_cpu_seconds_total"),
 ]
@@ -79,6 +79,8 @@ class Fleet:
         for start in range(0, len(self.topics), 100):
             some = self.topics[start : start + 100]
             await kafkaio.create_topics(self.bed.bootstrap, *some, partitions=PARTITIONS)
+        # A broker that ever had a consumer has its topic of commits; making it takes a while.
+        await kafkaio.commit(self.bed.bootstrap, self.name, {TopicPartition(self.topics[0], 0): 0})
         body = {"metadata": {"name": self.name}}
         await self._post("/api/v1/namespaces", body)
         await self._each(

@@ -14,7 +14,7 @@ from scale.fleet import OWN, WANTED, Fleet, until, writes
 
 SAMPLE_SECONDS = 5.0
 QUIET_SECONDS = 10.0
-"""Without a write for so long, the fleet is at rest."""
+"""Without a write, and with nobody waiting in the work queue, for so long, the fleet is at rest."""
 TIMEOUT = 600.0
 
 
@@ -27,6 +27,7 @@ class Phase:
         rss: Resident bytes at its end.
         own_writes: Writes to Kubernetes as the operator counts them, a second.
         seen_writes: The same as the API server counts them.
+        reconciles: A second.
         kafka: Requests to Kafka, a second.
         ticks: Median and 99th percentile of a look at Kafka, in seconds; upper bounds.
         late: 99th percentile of how late the event loop was; an upper bound.
@@ -38,6 +39,7 @@ class Phase:
     rss: float
     own_writes: float
     seen_writes: float
+    reconciles: float
     kafka: float
     ticks: tuple[float | None, float | None]
     late: float | None
@@ -115,6 +117,7 @@ def phase(name: str, before: Mark, after: Mark) -> Phase:
         rss=after.rss,
         own_writes=(own - own_before) / seconds,
         seen_writes=(seen - seen_before) / seconds,
+        reconciles=each_second(f"{OWN}reconcile_total"),
         kafka=each_second(f"{OWN}kafka_requests_total"),
         ticks=(quantile(*pair, tick, 0.5), quantile(*pair, tick, 0.99)),
         late=quantile(*pair, late, 0.99),
@@ -205,11 +208,13 @@ async def _take_over(fleet: Fleet, result: Result) -> Mark:
 
 
 async def at_rest(fleet: Fleet, *, quiet: float = QUIET_SECONDS) -> None:
-    """Wait until the operator has written nothing for a while."""
+    """Wait until the operator has written nothing, and has had nothing to do, for a while."""
     last, since = -1.0, time.monotonic()
     while time.monotonic() - since < quiet:
-        count = (await fleet.operator()).sum(f"{OWN}kubernetes_writes_total")
-        if count != last:
+        found = await fleet.operator()
+        count = found.sum(f"{OWN}kubernetes_writes_total")
+        # A new leader writes nothing while thousands wait that it has not come to.
+        if count != last or found.sum(f"{OWN}workqueue_depth") > 0:
             last, since = count, time.monotonic()
         await asyncio.sleep(1)
 

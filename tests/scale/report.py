@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.table import Table
 
+from proc import machine
 from scale.measure import Phase, Result
 
 BEGIN, END = "<!-- fleet: made by `make scale` -->", "<!-- /fleet -->"
@@ -15,12 +14,12 @@ MIB = 1024**2
 DAY = 86_400
 COLUMNS = (
     *("Bindings", "Phase", "seconds", "CPU", "RSS MiB", "API writes/s", "seen by the API server"),
-    *("Kafka requests/s", "tick p50", "tick p99", "loop late p99"),
+    *("reconciles/s", "Kafka requests/s", "tick p50", "tick p99", "loop late p99"),
 )
 LEGEND = """\
 Bindings that share topics of 6 partitions on one broker, on the testbed's real API server; worker
 Pods are there but run nothing. The operator polls Kafka every 2 s. Cold start: from its
-Deployment's scale-up, Pod start included, until nothing is left to write. Idle: nothing arrives.
+Deployment's scale-up, Pod start included, until nothing is left to do. Idle: nothing arrives.
 Takeover: the operator is killed, its Lease lasts 15 s, and another Pod starts, leads and looks at
 the commits of all bindings. Burst: 600 messages into each topic of a tenth of the bindings; the
 time is until the last of them asks for its final number. Soak: bursts, one after the other, each
@@ -33,7 +32,8 @@ def cells(result: Result, phase: Phase) -> list[str]:
     return [
         *(f"{result.bindings:,}", phase.name, f"{phase.seconds:.0f}", f"{phase.cpu:.1%}"),
         *(f"{phase.rss / MIB:.0f}", f"{phase.own_writes:.2f}", f"{phase.seen_writes:.2f}"),
-        *(f"{phase.kafka:.2f}", *(_milliseconds(tick) for tick in phase.ticks)),
+        *(f"{phase.reconciles:.1f}", f"{phase.kafka:.2f}"),
+        *(_milliseconds(tick) for tick in phase.ticks),
         _milliseconds(phase.late),
     ]
 
@@ -82,9 +82,11 @@ def misses(result: Result) -> list[str]:
     """Aims that were missed, for 1,000 bindings."""
     idle = next((item for item in result.phases if item.name == "idle"), None)
     ticks = [item.ticks[1] for item in result.phases if item.ticks[1] is not None]
+    late = max((item.late for item in result.phases if item.late is not None), default=0)
     found = {
         f"cold start {result.applied:.1f} s > 60 s": result.applied > 60,
         f"tick p99 {max(ticks, default=0):g} s > 1 s": max(ticks, default=0) > 1,
+        f"loop late p99 {late:g} s > 0.2 s": late > 0.2,
         f"RSS {result.peak / MIB:.0f} MiB > 400 MiB": result.peak > 400 * MIB,
         f"takeover: {result.repeated:.0f} API writes": result.repeated > 0,
         result.unfinished: bool(result.unfinished),
@@ -106,19 +108,12 @@ def section(results: Sequence[Result], command: str) -> str:
         said.append(f"- Aims of 1,000 bindings that {result.bindings:,} miss: {missed}.")
     lines = [
         *(BEGIN, "## Fleet", "", f"Command: `{command}`", ""),
-        f"- {machine()}",
+        *(f"- {fact}" for fact in machine()),
         *("", LEGEND, ""),
         *("| " + " | ".join(row) + " |" for row in rows),
         *("", *said, END),
     ]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Where it was measured."""
-    text = Path("/proc/cpuinfo").read_text()
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return f"{len(models)} CPUs, {models[0] if models else '?'}, Python {platform.python_version()}"
 
 
 def _milliseconds(seconds: float | None) -> str:

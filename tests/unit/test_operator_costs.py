@@ -99,7 +99,7 @@ async def test_what_a_deployment_s_controller_has_seen_is_no_news() -> None:
     app, told = App(Settings(), FakeKube()), list[str]()
     versions = itertools.count(1)
 
-    def enqueue(key: str) -> None:
+    def enqueue(key: str, *_: object, **__: object) -> None:
         told.append(key)
 
     app.enqueue = enqueue  # type: ignore[method-assign]

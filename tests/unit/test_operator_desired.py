@@ -11,8 +11,8 @@ import yaml
 from flowbinding_api.binding import FlowBinding, parse_binding
 from flowbinding_api.worker import PullPolicy, Resources
 from flowbinding_operator import desired
+from flowbinding_operator.plans import cluster_id
 from flowbinding_operator.pod import Defaults, selector_labels
-from flowbinding_operator.referenced import cluster_id
 from flowbinding_operator.references import references
 from operator_fakes import manifest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from flowbinding_api.kafka import BootstrapServers
 from flowbinding_api.reasons import Reason
 from flowbinding_operator.kafka import ClusterError, KafkaLink, MovedError
+from flowbinding_operator.kafka_admin import NewTopic, create_topics
 from flowbinding_operator.lag import Commit, Partition
 
 
@@ -114,3 +116,27 @@ async def test_a_worker_that_joins_before_the_seeds_are_committed_is_no_trouble(
     link._connections[1] = Refusing(code)
     with pytest.raises(MovedError, match="has members by now"):
         await link.commit("shop.risk", {Partition("orders", 0): Commit(0)})
+
+
+class Old:
+    """A connection to a broker before Kafka 2.4."""
+
+    host, port = "kafka-1", 9092
+
+    def connected(self) -> bool:
+        return True
+
+    def send(self, request: Any) -> Any:
+        return request.prepare({19: (0, 3)})
+
+
+async def test_a_broker_that_is_too_old_for_a_request_is_named_and_not_asked() -> None:
+    asked: list[str] = []
+    link = KafkaLink({"bootstrap_servers": "kafka:9092"}, asked=asked.append)
+    link._connections[1] = Old()
+    with pytest.raises(ClusterError) as caught:
+        await create_topics(partial(link._send, 1), [NewTopic("orders")])
+    assert str(caught.value) == (
+        "Kafka at kafka-1:9092 is too old: it does not know this version of CreateTopics"
+    )
+    assert asked == []

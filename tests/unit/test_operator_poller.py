@@ -127,7 +127,7 @@ async def test_a_coordinator_that_moves_is_no_news_for_a_while(bench: Bench) -> 
     async def moved(_: str) -> dict[Partition, Commit]:
         raise MovedError("loading")
 
-    bench.link.committed = moved  # type: ignore[assignment,method-assign]
+    bench.link.commits_of = moved  # type: ignore[assignment,method-assign]
     assert (await bench.tick()).blank
     await bench.tick(seconds=4)
     assert (await bench.tick(seconds=5)).trouble is not None
@@ -266,10 +266,10 @@ class Held(FakeLink):
         super().__init__()
         self.asked, self.go = asyncio.Event(), asyncio.Event()
 
-    async def committed(self, group: str) -> dict[Partition, Commit]:
+    async def commits_of(self, group: str) -> dict[Partition, Commit]:
         self.asked.set()
         await self.go.wait()
-        return await super().committed(group)
+        return await super().commits_of(group)
 
 
 async def held(seen: dict[str, Observation]) -> tuple[Held, ClusterPoller, asyncio.Task[None]]:
@@ -312,10 +312,10 @@ async def test_a_tick_in_flight_says_nothing_of_a_target_that_has_changed(change
 
 async def test_what_one_group_leads_to_hides_nobody_else_s_lag() -> None:
     class Odd(FakeLink):
-        async def committed(self, group: str) -> dict[Partition, Commit]:
+        async def commits_of(self, group: str) -> dict[Partition, Commit]:
             if group == "odd":
-                raise KeyError("an answer that nobody expects")
-            return await super().committed(group)
+                return {Partition("orders", 0): Commit(0, 7)}  # type: ignore[arg-type]
+            return await super().commits_of(group)
 
     link, seen = Odd(), dict[str, Observation]()
     link.topic("orders", 1)

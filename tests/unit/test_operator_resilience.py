@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from flowbinding_operator.leader import Leader
 from flowbinding_operator.metrics import Metrics
 from flowbinding_operator.scaling import Decision, History
 from flowbinding_operator.settings import Settings
-from operator_fakes import FakeKube, manifest
+from operator_fakes import FakeKube, Object, manifest
 from operator_harness import KEY, Operator
 
 DOWN = ClusterError("Kafka at kafka:9092 does not answer")
@@ -59,6 +60,32 @@ async def test_a_binding_that_goes_while_its_status_is_written_stays_gone(
     await operator.reconcile()
     assert "status" in operator.kube.writes
     assert operator.bindings.get(KEY) == (after if successor else None)
+    await operator.lag.close()
+
+
+async def test_a_spec_that_changes_while_a_status_is_written_is_looked_at_at_once(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.submit()
+    await operator.poll()
+    await operator.poll()
+    write = operator.kube.patch_status
+
+    async def late(namespace: str, name: str, status: Mapping[str, Any]) -> Object:
+        changed = copy.deepcopy(operator.kube.find("FlowBinding", "risk"))
+        changed["spec"]["paused"] = False
+        changed["metadata"]["generation"] += 1
+        operator.kube.put(changed)
+        return await write(namespace, name, status)
+
+    operator.submit(paused=True)
+    operator.kube.on_change = lambda _: None
+    monkeypatch.setattr(operator.kube, "patch_status", late)
+    # What the write gave is newer than what the watch is about to bring, which is no news then.
+    assert await operator.reconcile() == 0
+    monkeypatch.undo()
+    await operator.reconcile()
+    assert operator.condition("Paused")[0] == "False"
     await operator.lag.close()
 
 
@@ -152,7 +179,7 @@ def test_a_clock_on_the_wall_that_jumps_changes_no_decision(
 
 def decisions(flow: list[tuple[int, int]], wall: list[float]) -> Iterator[Decision]:
     binding = parse_binding(manifest())
-    autoscaler = Autoscaler(lambda _: None)
+    autoscaler = Autoscaler(lambda *_: None)
     track = autoscaler.track(binding.key, binding.spec, lambda: History(replicas=0))
     end = done = 0
     for number, ((came, worked), unix) in enumerate(zip(flow, wall, strict=False)):
@@ -176,7 +203,7 @@ def test_what_is_decided_in_sleep_is_what_would_be_decided_awake(
     flow: list[tuple[int, int]], seconds: int
 ) -> None:
     binding = parse_binding(manifest(scaling={"idleSeconds": 60}))
-    autoscaler = Autoscaler(lambda _: None)
+    autoscaler = Autoscaler(lambda *_: None)
     track = autoscaler.track(binding.key, binding.spec, lambda: History(replicas=0))
     end = done = 0
     for number, (came, worked) in enumerate(flow):

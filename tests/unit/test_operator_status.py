@@ -67,6 +67,16 @@ def test_a_missing_topic_of_the_output_leaves_the_lag_known() -> None:
     assert seen.lag == 7
 
 
+@pytest.mark.parametrize(("number", "says"), [(1, "1 partition"), (2, "2 partitions")])
+def test_a_topic_s_partitions_are_counted_in_words(number: int, says: str) -> None:
+    idle = Observation(0.0, lag=0, partitions=number)
+    limited = Decision(1, Reason.PARTITION_LIMIT, limited=Reason.PARTITION_LIMIT, partitions=number)
+    seen = made(replace(GOOD, observation=idle, decision=limited))
+    messages = {c.type: c.message for c in seen.conditions}
+    assert messages["TopicAvailable"] == says
+    assert messages["ScalingLimited"] == f"more workers than {says} are of no use"
+
+
 def test_numbers_are_rounded_to_what_they_can_tell() -> None:
     assert made(GOOD).arrival_rate == 0.123
 

@@ -145,6 +145,19 @@ async def test_workers_that_never_become_ready_are_told_after_a_while(operator: 
     assert operator.kube.writes == []
 
 
+async def test_workers_that_do_not_start_stay_told_while_more_are_asked_for(
+    operator: Operator,
+) -> None:
+    await started(operator)
+    operator.pods(ready=0)
+    operator.kube.pods = [sleepless(age=300)]
+    await operator.reconcile()
+    operator.submit(scaling={"minReplicas": 4})
+    await operator.reconcile()
+    assert "scale 4" in operator.kube.writes
+    assert operator.condition("Ready") == ("False", "WorkersUnavailable")
+
+
 @pytest.mark.parametrize("missing", [False, True])
 async def test_secrets_that_may_not_be_read_are_a_condition(
     operator: Operator, missing: bool

@@ -21,6 +21,12 @@ def _offsets() -> array[int]:
     return array("q")
 
 
+def _kept(before: array[int], offsets: tuple[int, ...]) -> array[int]:
+    """The same array while nothing has changed: most bindings sleep, and looks are remembered."""
+    now = array("q", offsets)
+    return before if now == before else now
+
+
 def _numbers() -> array[float]:
     return array("d")
 
@@ -70,7 +76,7 @@ class PartitionBook:
             if finished != self.done[index] or finished >= end or not working:
                 self.moved_at[index] = time
         self.time = time
-        self.ends, self.done = array("q", ends), array("q", done)
+        self.ends, self.done = _kept(self.ends, ends), _kept(self.done, done)
         if self.oldest:
             self.apart, self.oldest = self.oldest / (PAST_LOOKS - 1), 0.0
         if time - self.past[-1][0] >= self.apart:

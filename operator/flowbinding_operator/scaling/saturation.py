@@ -9,7 +9,7 @@ experiment.
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from dataclasses import dataclass, field
 
 from flowbinding_operator.scaling.sample import Sample
@@ -62,6 +62,47 @@ class Trial:
     complete_at: float | None = None
 
 
+class Window:
+    """What was done at the times that are measured over, oldest first, in little space."""
+
+    __slots__ = ("done", "times", "waiting", "workers")
+
+    def __init__(self) -> None:
+        self.times = array("d")
+        self.done = array("q")
+        self.waiting = array("q")
+        self.workers = array("q")
+
+    def add(self, work: Work) -> None:
+        """Add the newest, and forget all but one of those that are too old."""
+        old = 0
+        while old + 1 < len(self.times) and self.times[old + 1] <= work.time - MEASURE_SECONDS:
+            old += 1
+        self._forget(old)
+        self.times.append(work.time)
+        self.done.append(work.done)
+        self.waiting.append(work.waiting)
+        self.workers.append(work.workers)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._forget(len(self.times))
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.times[-1] - self.times[0] if self.times else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Messages a second that were done."""
+        return max(0.0, self.done[-1] - self.done[0]) / max(self.seconds, 1.0)
+
+    def _forget(self, count: int) -> None:
+        for values in (self.times, self.done, self.waiting, self.workers):
+            del values[:count]
+
+
 @dataclass(slots=True)
 class Saturation:
     """Judges scale-ups of one binding.
@@ -78,7 +119,7 @@ class Saturation:
     _retry: float = RETRY_SECONDS
     _trial: Trial | None = None
     _before: int | None = None
-    _work: deque[Work] = field(default_factory=deque)
+    _work: Window = field(default_factory=Window)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -94,9 +135,7 @@ class Saturation:
         done = sample.end - unfinished
         able = sample.workers * sample.slots / seconds if sample.slots and seconds else 0.0
         work = Work(sample.time, done, unfinished, sample.workers, seconds, able)
-        while len(self._work) > 1 and self._work[1].time <= sample.time - MEASURE_SECONDS:
-            self._work.popleft()
-        self._work.append(work)
+        self._work.add(work)
         self._begin(replicas, work)
         self._judge(work)
         self._recover(work)
@@ -106,26 +145,17 @@ class Saturation:
 
         None unless, for the whole time that is measured, the same workers had messages waiting.
         """
-        first = self._work[0] if self._work else None
-        if (
-            first is None
-            or not replicas
-            or self._work[-1].time - first.time < 0.9 * MEASURE_SECONDS
-        ):
+        work = self._work
+        if not replicas or work.seconds < 0.9 * MEASURE_SECONDS:
             return None
-        if any(work.workers != replicas for work in self._work):
+        if any(workers != replicas for workers in work.workers):
             return None
-        return self._rate() / replicas
+        return work.rate / replicas
 
     @property
     def least_waiting(self) -> int:
         """The fewest messages that waited over the time that is measured."""
-        return min((work.waiting for work in self._work), default=0)
-
-    def _rate(self) -> float:
-        """Messages a second that were done over the time that is measured."""
-        first, last = self._work[0], self._work[-1]
-        return max(0.0, last.done - first.done) / max(last.time - first.time, 1.0)
+        return min(self._work.waiting, default=0)
 
     def _begin(self, replicas: int | None, work: Work) -> None:
         before, self._before = self._before, replicas
@@ -137,7 +167,7 @@ class Saturation:
         up = min(work.workers, before)
         if replicas <= before or up == 0 or not work.seconds:
             return
-        rate = max(self._rate(), work.able * up / work.workers)
+        rate = max(self._work.rate, work.able * up / work.workers)
         if rate > 0:
             self._trial = Trial(up, replicas, rate, work.seconds)
 
@@ -155,12 +185,12 @@ class Saturation:
             return
         self._trial = None
         growth = trial.target / trial.workers - 1
-        gained = self._rate() / trial.rate - 1
+        gained = self._work.rate / trial.rate - 1
         slower = work.seconds / trial.seconds - 1
         starved = self.least_waiting < work.workers
         if not starved and gained < GAIN * growth and slower > max(SLOWEST, SLOWER * growth):
             self.full_since = work.time
-            self.rate, self.seconds = self._rate(), trial.seconds
+            self.rate, self.seconds = self._work.rate, trial.seconds
 
     def _recover(self, work: Work) -> None:
         if self.full_since is None:
