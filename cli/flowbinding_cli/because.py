@@ -24,6 +24,9 @@ from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import Condition, FlowBindingStatus, Hold, ScalingStatus
 from flowbinding_api.troubleshooting import ADVICE
 
+FULL = 100
+"""A targetUtilization that leaves no headroom."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -207,8 +210,7 @@ def hold_text(facts: Facts) -> str:
         Hold.STABILIZATION_WINDOW: ("more must be wanted" if up else "fewer must be enough")
         + f" throughout spec.scaling.behavior.{direction}.stabilizationWindowSeconds ({window} s)",
         Hold.OBSERVING: "the rate of arrivals has been watched for too short a time",
-        Hold.MARGIN: "with fewer, the workers would be busier than targetUtilization"
-        f" ({scaling.target_utilization} %) allows: the difference is within noise",
+        Hold.MARGIN: _margin(scaling),
         Hold.SCALING_POLICY: rules_text(rules, direction),
         Hold.IDLE_SECONDS: f"it sleeps after spec.scaling.idleSeconds ({scaling.idle_seconds} s)"
         " without a message",
@@ -216,6 +218,15 @@ def hold_text(facts: Facts) -> str:
         f" spec.scaling.activation.maxAgeSeconds ({scaling.activation.max_age_seconds:g} s)",
     }
     return texts[made.hold] + (f", {left}" if (left := facts.left()) else "") if made.hold else ""
+
+
+def _margin(scaling: Scaling) -> str:
+    if scaling.target_utilization == FULL:
+        return "fewer are not likely to keep up with what arrives, or did not the last time"
+    return (
+        "with fewer, the workers might be busier than targetUtilization"
+        f" ({scaling.target_utilization} %) allows, or were behind the last time"
+    )
 
 
 def capacity(facts: Facts) -> float | None:
@@ -244,10 +255,14 @@ def demand_text(facts: Facts) -> str:
         each = count(scaling.lag_threshold)
         return f"A lag of {messages(status.lag)}, at {each} for each worker, needs"
     if (facts.made_from.asked or status.reason) == Reason.BACKLOG:
+        if status.lag == 0:
+            return "With nothing waiting, a binding that does not sleep needs"
         goal = f"within about {scaling.target_lag_seconds:g} s (targetLagSeconds)"
         arriving = f" while {rate(status.arrival_rate)} arrive" if status.arrival_rate else ""
         return f"A backlog of {messages(status.lag)}, to be done {goal}{arriving}, needs"
     goal = f"to keep workers {scaling.target_utilization} % busy at most (targetUtilization)"
+    if scaling.target_utilization == FULL:
+        goal = "with no headroom (targetUtilization is 100 %)"
     return f"An arrival rate of {rate(status.arrival_rate)}, {goal}, needs"
 
 

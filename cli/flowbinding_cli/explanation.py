@@ -14,6 +14,7 @@ from flowbinding_api.scaling import PartitionAlignment, ScalingMode
 from flowbinding_api.status import ConditionStatus, Hold
 from flowbinding_api.troubleshooting import ADVICE
 from flowbinding_cli.because import (
+    FULL,
     Facts,
     because,
     capacity,
@@ -35,6 +36,10 @@ Lines = dict[str, str]
 """Texts by what they are about."""
 
 DEMANDING = (Reason.BACKLOG, Reason.ARRIVALS)
+UP_MARGIN = 3
+"""Percent that workers may be busier than targetUtilization before there are more."""
+OVERDUE_TIMES = 1.25
+"""No message may wait for longer than so many times targetLagSeconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +153,16 @@ def _demand(facts: Facts) -> Iterator[tuple[str, str]]:
         text += f"; seen to do only {rate(each)}"
     yield "One worker", text
     demand = status.demand_rate
-    what = (
-        f"the backlog within targetLagSeconds ({scaling.target_lag_seconds:g} s), with what arrives"
-        if made.asked == Reason.BACKLOG
-        else f"arrivals ÷ targetUtilization ({scaling.target_utilization} %)"
-    )
-    if patient(facts):
-        what = "what the workers do; more arrives, and may wait"
+    what = _to_be_done(facts)
     capped = made.asked == Reason.BACKLOG and (demand or 0) < 0.9 * (
         (status.lag or 0) / scaling.target_lag_seconds
     )
-    less = "; more cannot be done at once of these partitions" if capped else ""
+    less = (
+        "; the rest is done before more workers would begin, or cannot be done at once of these"
+        " partitions"
+        if capped
+        else ""
+    )
     yield "To be done", f"{rate(demand)}: {what}{less}"
     if demand is not None and each:
         plain = max(1, math.ceil(demand / each - 1e-9))
@@ -166,20 +170,36 @@ def _demand(facts: Facts) -> Iterator[tuple[str, str]]:
         yield "Needed", text + _aligned(facts, plain)
 
 
+def _to_be_done(facts: Facts) -> str:
+    """What asks for workers, in the words of the formula."""
+    scaling = facts.scaling
+    if patient(facts):
+        return "what the workers do; more arrives, and may wait"
+    if facts.made_from.asked == Reason.BACKLOG:
+        within = f"within targetLagSeconds ({scaling.target_lag_seconds:g} s)"
+        waits = f"the backlog {within}, with what arrives"
+        return "nothing waits" if facts.status.lag == 0 else waits
+    if scaling.target_utilization == FULL:
+        return "what arrives (targetUtilization is 100 %)"
+    share = f"{scaling.target_utilization} %, and {UP_MARGIN} more while nothing is behind"
+    return f"arrivals ÷ targetUtilization ({share})"
+
+
 def _aligned(facts: Facts, plain: int) -> str:
     """Why the need is another number than the division gives."""
-    needed, partitions = facts.made_from.needed_replicas, facts.status.partitions
+    needed, shared = facts.made_from.needed_replicas, facts.status.partitions
     if needed is None or needed == plain:
         return ""
     if needed < plain:
         active = facts.made_from.active_partitions
         idle = active is not None and needed == max(1, active)
-        why = f"only {active} partitions have messages" if idle else "more would not help"
+        have = "has" if active == 1 else "have"
+        why = f"only {partitions(active)} {have} messages" if idle else "more would not help"
         return f"; {needed}, because {why}"
-    if partitions and facts.scaling.partition_alignment is not PartitionAlignment.NONE:
-        most = math.ceil(partitions / needed)
+    if shared and facts.scaling.partition_alignment is not PartitionAlignment.NONE:
+        most = math.ceil(shared / needed)
         return (
-            f"; {needed}, so that no worker has more than {most} of the {partitions} partitions"
+            f"; {needed}, so that no worker has more than {most} of the {shared} partitions"
             f" ({facts.scaling.partition_alignment.value})"
         )
     return f"; {needed}"
@@ -233,12 +253,15 @@ def _changes(facts: Facts) -> Iterator[str]:
     if patient(facts):
         yield (
             f"{subject} rises when what waits would not be in time in a minute, or a partition has"
-            f" messages older than {scaling.target_lag_seconds:g} s (targetLagSeconds)."
+            f" messages older than {OVERDUE_TIMES * scaling.target_lag_seconds:g} s"
+            f" ({OVERDUE_TIMES:g} times targetLagSeconds)."
         )
     elif able is not None and enough and facts.desired < _highest(facts):
+        waits = made.asked == Reason.ARRIVALS and scaling.target_utilization == FULL
+        much = "arrive and what waits would not be in time" if waits else "have to be done"
         yield (
-            f"{subject} rises when more than {rate(able)} have to be done (now"
-            f" {rate(status.demand_rate)}), up to {_highest(facts)}."
+            f"{subject} rises when more than {rate(able)} {much} (now {rate(status.demand_rate)}),"
+            f" up to {_highest(facts)}."
         )
     if made.min_replicas == 0:
         if made.hold is not Hold.IDLE_SECONDS:

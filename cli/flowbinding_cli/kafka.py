@@ -199,20 +199,38 @@ class Cluster:
 
     async def offset_retention_seconds(self) -> float:
         """For how long the brokers keep a group's last commit."""
-        minutes = DEFAULT_RETENTION_MINUTES
         try:
             brokers = (await self._admin.describe_cluster())["brokers"]
-            wanted = ConfigResource(
-                ConfigResourceType.BROKER,
-                str(brokers[0]["node_id"]),
-                configs={"offsets.retention.minutes": None},
-            )
+            broker = str(brokers[0]["node_id"])
+        except (KafkaError, LookupError):
+            broker = ""
+        found = await self._setting(ConfigResourceType.BROKER, broker, "offsets.retention.minutes")
+        # Who may not see it, gets what Kafka has by default.
+        return (DEFAULT_RETENTION_MINUTES if found is None else found) * 60.0
+
+    async def replicas(self, topic: str) -> tuple[list[Mapping[str, Any]], int | None]:
+        """A topic's partitions, as Kafka's metadata has them, and its min.insync.replicas.
+
+        Returns:
+            For each partition `partition`, `leader`, `replicas` and `isr`; and the setting, None
+            when we may not see it.
+
+        Raises:
+            KafkaTroubleError: No broker answers.
+        """
+        with told("topics"):
+            topics = await self._admin.describe_topics()
+        parts = [part for item in topics if item["topic"] == topic for part in item["partitions"]]
+        wanted = await self._setting(ConfigResourceType.TOPIC, topic, "min.insync.replicas")
+        return parts, wanted
+
+    async def _setting(self, kind: ConfigResourceType, name: str, key: str) -> int | None:
+        try:
+            wanted = ConfigResource(kind, name, configs={key: None})
             [answer] = await self._admin.describe_configs([wanted])
-            minutes = int(answer.resources[0][4][0][1])
+            return int(answer.resources[0][4][0][1])
         except (KafkaError, LookupError, ValueError, TypeError):
-            # Who may not see it, gets what Kafka has by default.
-            pass
-        return minutes * 60.0
+            return None
 
     @asynccontextmanager
     async def reader(self, partitions: Iterable[TopicPartition]) -> AsyncIterator[Reader]:
@@ -264,13 +282,14 @@ class Cluster:
             yield producer
         finally:
             with told("disconnecting"):
-                await _close(producer)
+                # What is in no transaction was waited for, or given up.
+                await _close(producer, CONNECT_SECONDS if transactional_id else 1)
 
 
-async def _close(producer: Any) -> None:
+async def _close(producer: Any, seconds: float) -> None:
     """Stop a producer, within bounds: its flush may wait for ever for what cannot be written."""
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(seconds):
             await producer.stop()
     except (TimeoutError, KafkaError):
         await producer.client.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,12 +15,13 @@ from flowbinding_api import FlowBinding
 from flowbinding_api.errors import FlowBindingError
 from flowbinding_api.kafka_options import NULL
 from flowbinding_cli import answers, messages, options
-from flowbinding_cli.kafka import Cluster, no_topic, told
+from flowbinding_cli.kafka import Cluster, no_topic
 from flowbinding_cli.messages import Message
 from flowbinding_cli.output import Format, bar, emit, note, stdout, table
 from flowbinding_cli.source import Source, source_of
 from flowbinding_cli.tail import print_line
 from flowbinding_cli.target import Finder, checked_servers
+from flowbinding_cli.unacknowledged import Unacknowledged, lacking
 
 IN_FLIGHT = 1000
 """Messages that wait for their acknowledgement at most."""
@@ -184,60 +185,41 @@ async def send(
     async with Cluster(kafka) as cluster:
         if not await cluster.partitions(topic):
             raise no_topic([topic])
+
+        async def why() -> str:
+            return lacking(*await cluster.replicas(topic))
+
+        def acknowledged(place: Any) -> None:
+            written.setdefault(place.partition, array("q")).append(place.offset)
+            show(_count(written))
+
+        sending = Unacknowledged(topic, why, acknowledged)
         try:
-            async with cluster.producer() as producer:
-                await _send_all(producer, topic, found, headers, pace, written, show)
+            async with cluster.producer() as producer, sending:
+                for key, value in found:
+                    await pace.turn()
+                    sent_key = NULL if key is None else key
+                    record = partial(producer.send, topic, value, sent_key, headers=list(headers))
+                    await sending.send(record, IN_FLIGHT)
         except FlowBindingError as error:
-            so_far = f"{error} ({_so_far(written)})"
+            so_far = f"{error} ({_so_far(written, len(sending))})"
             raise FlowBindingError(so_far, reason=error.reason) from None
         except asyncio.CancelledError:
-            note(f"interrupted: {_so_far(written)}")
+            note(f"interrupted: {_so_far(written, len(sending))}")
             raise
     return written
-
-
-async def _send_all(
-    producer: Any,
-    topic: str,
-    found: Iterable[Message],
-    headers: list[tuple[str, bytes]],
-    pace: Pace,
-    written: Written,
-    show: Callable[[int], None],
-) -> None:
-    waiting: deque[asyncio.Future[Any]] = deque()
-
-    async def acknowledged() -> None:
-        with told(f"topic {topic}"):
-            place = await waiting.popleft()
-        written.setdefault(place.partition, array("q")).append(place.offset)
-        show(_count(written))
-
-    try:
-        for key, value in found:
-            await pace.turn()
-            sent_key = NULL if key is None else key
-            with told(f"topic {topic}"):
-                waiting.append(await producer.send(topic, value, sent_key, headers=list(headers)))
-            while waiting and (waiting[0].done() or len(waiting) >= IN_FLIGHT):
-                await acknowledged()
-    finally:
-        # What was sent before an error counts too.
-        while waiting:
-            await acknowledged()
 
 
 def _count(written: Written) -> int:
     return sum(map(len, written.values()))
 
 
-def _so_far(written: Written) -> str:
+def _so_far(written: Written, unknown: int) -> str:
     number = _count(written)
-    return (
-        f"{number:,} message{' was' if number == 1 else 's were'} written"
-        if number
-        else ("nothing was written")
-    )
+    text = f"{number:,} message{' was' if number == 1 else 's were'} written"
+    if not number:
+        text = "nothing is known to be written" if unknown else "nothing was written"
+    return f"{text}; {unknown:,} without acknowledgement may be" if unknown else text
 
 
 def _summary(topic: str, written: Written) -> dict[str, Any]:

@@ -117,8 +117,77 @@ def test_a_rise_that_waits_is_not_told_as_enough_workers() -> None:
         " minute (targetLagSeconds: 30 s)."
     )
     assert found.formula["To be done"] == "37.5/s: what the workers do; more arrives, and may wait"
-    assert any("rises when what waits would not be in time" in change for change in found.changes)
+    assert (
+        "It rises when what waits would not be in time in a minute, or a partition has messages"
+        " older than 37.5 s (1.25 times targetLagSeconds)."
+    ) in found.changes
     assert not any("have to be done" in change for change in found.changes)
+
+
+def test_without_headroom_arrivals_are_what_there_is_to_be_done() -> None:
+    rates: dict[str, Any] = {"arrivalRate": 19.2, "demandRate": 19.2}
+    found = told({"asked": "Arrivals"}, reason="Arrivals", **rates)
+    assert found.why == (
+        "An arrival rate of 19.2/s, with no headroom (targetUtilization is 100 %), needs 3 workers."
+    )
+    assert found.formula["To be done"] == "19.2/s: what arrives (targetUtilization is 100 %)"
+    assert (
+        "It rises when more than 37.5/s arrive and what waits would not be in time (now 19.2/s), up"
+        " to 10."
+    ) in found.changes
+
+
+def test_headroom_is_told_with_its_percentage() -> None:
+    rates: dict[str, Any] = {"arrivalRate": 18.2, "demandRate": 21.9}
+    spec = {"scaling": {"targetUtilization": 80}}
+    found = told({"asked": "Arrivals"}, spec, reason="Arrivals", **rates)
+    assert found.why == (
+        "An arrival rate of 18.2/s, to keep workers 80 % busy at most (targetUtilization), needs 3"
+        " workers."
+    )
+    assert found.formula["To be done"] == (
+        "21.9/s: arrivals ÷ targetUtilization (80 %, and 3 more while nothing is behind)"
+    )
+    assert "It rises when more than 37.5/s have to be done (now 21.9/s), up to 10." in found.changes
+
+
+def test_a_backlog_that_is_done_soon_is_not_put_down_to_its_partitions_alone() -> None:
+    found = told(lag=3_000, demandRate=37.5)
+    assert found.formula["To be done"] == (
+        "37.5/s: the backlog within targetLagSeconds (30 s), with what arrives; the rest is done"
+        " before more workers would begin, or cannot be done at once of these partitions"
+    )
+
+
+@pytest.mark.parametrize(
+    ("utilization", "words"),
+    [
+        (100, "fewer are not likely to keep up with what arrives, or did not the last time"),
+        (80, "with fewer, the workers might be busier than targetUtilization (80 %) allows"),
+    ],
+)
+def test_what_keeps_workers_depends_on_the_headroom(utilization: int, words: str) -> None:
+    hold = {"wantedReplicas": 2, "hold": "Margin"}
+    spec = {"scaling": {"targetUtilization": utilization}}
+    found = told(hold, spec, reason="Stabilizing")
+    assert f"2 workers would do now; it stays at 3: {words}" in found.why
+    assert any(line.startswith(f"Margin: {words}") for line in found.limits)
+
+
+def test_no_backlog_is_not_told_as_one() -> None:
+    quiet: dict[str, Any] = {"lag": 0, "desiredReplicas": 1, "recommendedReplicas": 1}
+    quiet |= {"arrivalRate": 0.0, "demandRate": 0.0}
+    found = told({"neededReplicas": 1, "wantedReplicas": 1}, **quiet)
+    assert found.why == "With nothing waiting, a binding that does not sleep needs 1 worker."
+    assert found.formula["To be done"] == "0/s: nothing waits"
+
+
+@pytest.mark.parametrize(
+    ("active", "words"), [(1, "only 1 partition has messages"), (2, "only 2 partitions have")]
+)
+def test_no_more_workers_than_partitions_with_messages(active: int, words: str) -> None:
+    found = told({"activePartitions": active, "neededReplicas": active}, demandRate=37.0)
+    assert f"so 3; {active}, because {words}" in found.formula["Needed"]
 
 
 def test_lag_threshold_has_keda_s_formula() -> None:
