@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+
+ResultsFile = Annotated[Path, typer.Option(help="Rewrite the section here.")]
+Keep = Annotated[bool, typer.Option("--write/--no-write", help="Keep the figures.")]
 
 
 def write(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import kafkaio
 from kafkaio import TopicFactory
@@ -18,6 +19,10 @@ ROOT = Path(__file__).parents[1]
 TIERS = ("integration", "e2e")
 EAGER_CLEANER = {"log.cleaner.backoff.ms": "500"}
 """Compacted topics are compacted while a test waits; 15 s by default."""
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("flowbinding", settings.default, deadline=None)
+settings.load_profile("flowbinding")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,8 +13,8 @@ from flowbinding_api.flow import Flow
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows.local import LocalFlow
 from flowbinding_worker.ports import FlowRequest
+from proc import cpu_seconds
 from testbed.paths import PROJECT
-from worker.proc import cpu_seconds
 
 FLOWS = PROJECT / "tests" / "integration" / "langflow" / "flows"
 PROCESSES = 2

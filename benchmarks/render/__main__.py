@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flowbinding_worker.payload import Payload
+from proc import machine
 from render.cases import MESSAGE_BYTES, SPECS, binding, message, render
 from render.report import Rate, section
-from results import RESULTS, write
-from worker.proc import machine
+from results import RESULTS, Keep, ResultsFile, write
 
 BATCH = 200
 
 
 def main(
     seconds: Annotated[float, typer.Option(min=0.01, help="CPU time to spend on a case.")] = 5.0,
-    results: Annotated[Path, typer.Option(help="Rewrite the section here.")] = RESULTS,
-    write_results: Annotated[
-        bool, typer.Option("--write/--no-write", help="Keep the figures.")
-    ] = True,
+    results: ResultsFile = RESULTS,
+    write_results: Keep = True,
 ) -> None:
     """Render messages of 1 KiB in one process, and say how many a second."""
     rates = [measured(name, seconds) for name in SPECS]

@@ -17,10 +17,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import proc
 from results import RESULTS, write
 from testbed.kafka import KafkaBroker
 from testbed.report import Report
-from worker import extras, proc, profile_report, report
+from worker import extras, profile_report, report
 from worker.cases import OURS, Case, System, full, quick
 from worker.runner import Bench, BenchError, Result
 from worker.systems import faststream_python

@@ -23,8 +23,8 @@ import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import kafkaio
+import proc
 from testbed.paths import PROJECT
-from worker import proc
 from worker.cases import KEYS, PARTITIONS, Case
 from worker.measure import Sample, cpu_per_message, steady_rate
 from worker.systems import Place, Program, program

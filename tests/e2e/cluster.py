@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -103,3 +104,14 @@ class Namespace:
             "events.events.k8s.io",
             f"--field-selector=regarding.name={name},regarding.kind=FlowBinding",
         )
+
+
+def processes(variable: str, pod: str) -> Iterator[int]:
+    """Processes of a Pod, which have its name in this variable of their environment."""
+    mark = f"{variable}={pod}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
+        except OSError:
+            continue

@@ -7,15 +7,14 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 import kafkaio
-from e2e.cluster import Namespace, eventually
+from e2e.cluster import Namespace, eventually, processes
 from kafkaio import TopicFactory
 from manifests import manifest
 from testbed import Testbed
@@ -78,17 +77,6 @@ def ready(bed: Testbed, count: int) -> bool:
     return states == [True] * count
 
 
-def processes(pod: str) -> Iterator[int]:
-    """Processes of an operator Pod: its name is in their environment."""
-    mark = f"FLOWBINDING_OPERATOR_INSTANCE={pod}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
-        except OSError:
-            continue
-
-
 def scalings(namespace: Namespace, name: str) -> list[str]:
     """What was told of scaling, such as "from 0 to 6 replicas"."""
     notes = [e["note"] for e in namespace.events(name) if e["reason"] == "Scaled"]
@@ -127,7 +115,7 @@ async def test_another_operator_takes_over_in_mid_scale(
     assert sorted(map(says_to_lead, pods(two))) == [0, 1]
 
     # Without a word, while it has scaling to do.
-    killed = list(processes(first))
+    killed = list(processes("FLOWBINDING_OPERATOR_INSTANCE", first))
     assert killed
     sending = asyncio.create_task(burst(two, topics[0]))
     for process in killed:

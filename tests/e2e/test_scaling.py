@@ -6,14 +6,12 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kafkaio
-from e2e.cluster import Namespace, eventually
+from e2e.cluster import Namespace, eventually, processes
 from kafkaio import TopicFactory
 from manifests import manifest
 from scale import burst
@@ -42,17 +40,6 @@ async def test_a_burst_from_zero_is_answered_in_one_step(
     await namespace.has_condition("burst", "ScalingLimited", "True", "PartitionLimit")
 
 
-def worker_processes(pod: str) -> Iterator[int]:
-    """Processes of a worker Pod: its name is in their environment."""
-    mark = f"FLOWBINDING_INSTANCE={pod}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
-        except OSError:
-            continue
-
-
 async def test_a_killed_worker_loses_nothing(
     operator: Testbed, namespace: Namespace, new_topic: TopicFactory
 ) -> None:
@@ -76,7 +63,7 @@ async def test_a_killed_worker_loses_nothing(
     )
     await kafkaio.read_until(operator.bootstrap, output, 200)
     victim = namespace.pods("mortal")[0]["metadata"]["name"]
-    killed = list(worker_processes(victim))
+    killed = list(processes("FLOWBINDING_INSTANCE", victim))
     assert killed
     for process in killed:
         os.kill(process, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """A stand-in for a broker's front door: it counts what passes, and answers from the past on cue.
 
-Make the broker advertise the proxy's port, or clients go past it after their first request.
+The broker advertises the proxy's port, or clients would go past it after their first request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from testbed import KafkaBroker
+from testbed.state import LOOPBACK, free_port
 
 FETCH, JOIN_GROUP = 1, 11
 """Numbers of requests in Kafka's protocol."""
@@ -30,7 +34,7 @@ class KafkaProxy:
     """
 
     port: int
-    target: int = 0
+    target: int
     requests: Counter[tuple[int, str]] = field(default_factory=Counter)
     received: Counter[tuple[int, str]] = field(default_factory=Counter)
     frozen: Callable[[int, str], bool] = lambda _number, _client: False
@@ -40,7 +44,7 @@ class KafkaProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         try:
-            broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            broker_reader, broker_writer = await asyncio.open_connection(LOOPBACK, self.target)
         except OSError:
             writer.close()
             return
@@ -110,13 +114,18 @@ def _again(frame: bytes, correlation: int) -> bytes:
 
 
 @asynccontextmanager
-async def kafka_proxy(port: int) -> AsyncIterator[KafkaProxy]:
-    """Listen on a port; set `target` to the broker's before the first client comes."""
-    proxy = KafkaProxy(port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", port, limit=2**22)
+async def proxied_broker(folder: Path) -> AsyncIterator[tuple[KafkaProxy, KafkaBroker]]:
+    """A broker of its own that clients reach through a proxy alone."""
+    port = free_port()
+    properties = {"advertised.listeners": f"CLIENT://{LOOPBACK}:{port}"}
+    broker = KafkaBroker(folder, properties=properties)
+    proxy = KafkaProxy(port, broker.state.port("kafka"))
+    server = await asyncio.start_server(proxy.serve, LOOPBACK, port, limit=2**22)
     try:
-        yield proxy
+        await asyncio.to_thread(broker.start)
+        yield proxy, broker
     finally:
+        await asyncio.to_thread(broker.stop)
         server.close()
         proxy.close()
         await server.wait_closed()

@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 
-from integration.flow_server import Call, FlowServer, flow_server
+from integration.flow_server import Call, FlowServer
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import Message, TopicFactory, create_topics, lag, produce, read_all, read_until
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture
-async def flow() -> AsyncIterator[FlowServer]:
-    async with flow_server() as server:
-        yield server
-
-
-def langflow(flow: FlowServer, **more: Any) -> dict[str, Any]:
-    return {"backend": "Langflow", "id": "flow", "url": flow.url, **more}
 
 
 def numbered(count: int, keys: int = 0) -> list[Message]:
@@ -64,7 +52,7 @@ async def test_sigterm_drains_and_repeats_nothing(
 ) -> None:
     source = await topic(3)
     flow.seconds = 1.0
-    document = manifest(kafka.bootstrap, source, {"flow": langflow(flow, timeoutSeconds=30)})
+    document = manifest(kafka.bootstrap, source, {"flow": flow.spec(timeoutSeconds=30)})
     await produce(kafka.bootstrap, source, numbered(60))
     async with WorkerProcess(tmp_path, document) as worker:
         await until(lambda: flow.running == 10)
@@ -73,11 +61,7 @@ async def test_sigterm_drains_and_repeats_nothing(
     assert flow.running == 0
     assert called < 60
     async with WorkerProcess(tmp_path, document, "worker-1") as second:
-
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, second.group, source) == 0
-
-        await until(done)
+        await second.works_off(source)
         assert await second.terminate() == 0
     assert sorted(flow.inputs) == sorted(f"m{n}" for n in range(60))
 
@@ -86,19 +70,24 @@ async def test_a_second_worker_joins_and_order_and_singularity_hold(
     kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
 ) -> None:
     source = await topic(6)
-    flow.seconds = 0.3
-    document = manifest(kafka.bootstrap, source, {"flow": langflow(flow)})
+    both = asyncio.Event()
+
+    async def answer(_: Call) -> web.Response | None:
+        if flow.running > 10:
+            both.set()
+        if len(flow.calls) > 50:
+            await both.wait()
+        return None
+
+    flow.answer, flow.seconds = answer, 0.3
+    document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     messages = numbered(400, 40)
     await produce(kafka.bootstrap, source, messages)
     async with WorkerProcess(tmp_path, document) as first:
         await until(lambda: len(flow.calls) > 50)
         async with WorkerProcess(tmp_path, document, "worker-1") as second:
-            await until(lambda: flow.most > 10, what="both work")
-
-            async def done() -> bool:
-                return await lag(kafka.bootstrap, first.group, source) == 0
-
-            await until(done)
+            await until(both.is_set, what="both work")
+            await first.works_off(source)
             assert await second.metric('messages_total{outcome="succeeded"}') > 0
             assert await first.terminate() == 0
             assert await second.terminate() == 0
@@ -120,7 +109,7 @@ async def test_workers_that_come_and_go_lose_and_repeat_nothing(
 ) -> None:
     source = await topic(6)
     flow.seconds = 0.1
-    document = manifest(kafka.bootstrap, source, {"flow": langflow(flow)})
+    document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     await produce(kafka.bootstrap, source, numbered(2000, 300))
     async with WorkerProcess(tmp_path, document) as first:
         for turn in range(3):
@@ -130,10 +119,7 @@ async def test_workers_that_come_and_go_lose_and_repeat_nothing(
                 await until(lambda called=called: len(flow.calls) > called + 50)  # type: ignore[misc]
                 assert await guest.terminate() == 0
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, first.group, source) == 0
-
-        await until(done, 120)
+        await first.works_off(source, 120)
         assert await first.metric("rebalances_total") >= 3
         assert await first.terminate() == 0
     assert sorted(flow.inputs) == sorted(f"m{n}" for n in range(2000))
@@ -153,7 +139,7 @@ async def test_a_call_longer_than_the_drain_is_left_to_the_next_owner(
 
     flow.answer = answer
     spec = {
-        "flow": langflow(flow, timeoutSeconds=60),
+        "flow": flow.spec(timeoutSeconds=60),
         "output": {"topic": out, "value": "{{ result }}"},
         "worker": {"terminationGracePeriodSeconds": 4},
     }
@@ -164,11 +150,7 @@ async def test_a_call_longer_than_the_drain_is_left_to_the_next_owner(
         assert await worker.terminate(4) == 0
     released.set()
     async with WorkerProcess(tmp_path, document, "worker-1") as second:
-
-        async def done() -> bool:
-            return await second.committed() == 20
-
-        await until(done)
+        await second.commits(20)
         assert await second.terminate() == 0
     assert flow.inputs[20:] == ["m0"]
     assert len(await read_all(kafka.bootstrap, out)) == 20
@@ -185,11 +167,7 @@ async def test_start_from_latest_skips_what_is_there_once(
     }
     document = manifest(kafka.bootstrap, source, spec)
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def pinned() -> bool:
-            return await worker.committed() == 10
-
-        await until(pinned)
+        await worker.commits(10)
         assert await worker.terminate() == 0
     await produce(kafka.bootstrap, source, [(b"k", b"while nobody looked")])
     async with WorkerProcess(tmp_path, document, "worker-1") as second:
@@ -204,7 +182,7 @@ async def test_a_broker_that_restarts_is_no_reason_to_stop(
     flow.seconds = 0.02
     with KafkaBroker(tmp_path / "own") as broker:
         await create_topics(broker.bootstrap, "in", "out", partitions=3)
-        spec = {"flow": langflow(flow), "output": {"topic": "out", "value": "{{ result }}"}}
+        spec = {"flow": flow.spec(), "output": {"topic": "out", "value": "{{ result }}"}}
         document = manifest(broker.bootstrap, "in", spec)
         await produce(broker.bootstrap, "in", numbered(500, 50))
         async with WorkerProcess(tmp_path, document) as worker:
@@ -212,10 +190,7 @@ async def test_a_broker_that_restarts_is_no_reason_to_stop(
             await asyncio.to_thread(broker.restart)
             await produce(broker.bootstrap, "in", numbered(500, 50))
 
-            async def done() -> bool:
-                return await lag(broker.bootstrap, worker.group, "in") == 0
-
-            await until(done, 90)
+            await worker.works_off("in", 90)
             assert await worker.terminate() == 0
         results = await read_all(broker.bootstrap, "out")
         assert {r.value for r in results} == {v for _, v in numbered(500)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,12 @@ import pytest
 from aiohttp import web
 
 from flowbinding_worker.kafka.producer import KafkaProducer
-from integration.flow_server import Call, FlowServer, flow_server, refused
+from integration.flow_server import Call, FlowServer, refused
 from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import TopicFactory, create_topics, delete_topics, lag, produce, read_all, read_until
+from kafkaio import TopicFactory, create_topics, delete_topics, produce, read_all, read_until
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def flow() -> AsyncIterator[FlowServer]:
-    async with flow_server() as server:
-        yield server
-
-
-def langflow(flow: FlowServer, **more: Any) -> dict[str, Any]:
-    return {"backend": "Langflow", "id": "flow", "url": flow.url, **more}
 
 
 def text(headers: Any) -> dict[str, str]:
@@ -47,7 +36,7 @@ async def test_poison_goes_to_the_dead_letters_byte_for_byte(
     spec = {
         "source": {"format": "JSON"},
         # Null has no such field: the tombstone cannot be rendered.
-        "flow": langflow(flow, input="{{ value.message }}"),
+        "flow": flow.spec(input="{{ value.message }}"),
         "deadLetter": {"topic": dead},
     }
     document = manifest(kafka.bootstrap, source, spec)
@@ -58,10 +47,7 @@ async def test_poison_goes_to_the_dead_letters_byte_for_byte(
     async with WorkerProcess(tmp_path, document, "worker-7") as worker:
         letters = await read_until(kafka.bootstrap, dead, 3)
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert flow.inputs == ["good"]
     assert len(await read_all(kafka.bootstrap, dead)) == 3
@@ -90,16 +76,13 @@ async def test_retries_then_a_dead_letter_with_its_story(
         return refused(500, "component failed") if call.input == "bad" else None
 
     flow.answer = answer
-    spec = {"flow": langflow(flow), "deadLetter": {"topic": dead}}
+    spec = {"flow": flow.spec(), "deadLetter": {"topic": dead}}
     document = manifest(kafka.bootstrap, source, spec)
     await produce(kafka.bootstrap, source, [(b"k", b"bad"), (b"k", b"next"), (b"o", b"other")])
     async with WorkerProcess(tmp_path, document) as worker:
         [letter] = await read_until(kafka.bootstrap, dead, 1)
 
-        async def done() -> bool:
-            return await worker.committed() == 3
-
-        await until(done)
+        await worker.commits(3)
         assert await worker.terminate() == 0
     assert [i for i in flow.inputs if i != "other"] == ["bad", "bad", "bad", "next"]
     assert {c.request_id for c in flow.calls if c.input == "bad"} == {f"{source}-0-0"}
@@ -122,7 +105,7 @@ async def test_a_wrong_key_opens_the_circuit_and_its_repair_heals(
         return refused(403, "Invalid API key") if locked else None
 
     flow.answer = answer
-    spec = {"flow": langflow(flow), "output": {"topic": out, "value": "{{ result }}"}}
+    spec = {"flow": flow.spec(), "output": {"topic": out, "value": "{{ result }}"}}
     document = manifest(kafka.bootstrap, source, spec)
     await create_topics(kafka.bootstrap, f"{source}.test.dlq", partitions=1)
     await produce(kafka.bootstrap, source, [(None, f"m{n}".encode()) for n in range(100)])
@@ -136,10 +119,7 @@ async def test_a_wrong_key_opens_the_circuit_and_its_repair_heals(
         assert len(flow.calls) <= 20
         locked = False
 
-        async def healed() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(healed, 30)
+        await worker.works_off(source, 30)
 
         async def quiet() -> bool:
             return await worker.reason() == ""
@@ -156,7 +136,7 @@ async def test_a_secret_that_is_repaired_heals_without_a_restart(
 ) -> None:
     source = await topic(1)
     ref = {"name": "langflow", "key": "api-key"}
-    spec = {"flow": langflow(flow, apiKeySecretRef=ref)}
+    spec = {"flow": flow.spec(apiKeySecretRef=ref)}
     document = manifest(kafka.bootstrap, source, spec)
     await produce(kafka.bootstrap, source, [(None, b"m0")])
     async with WorkerProcess(tmp_path, document) as worker:
@@ -169,10 +149,7 @@ async def test_a_secret_that_is_repaired_heals_without_a_restart(
         secret.mkdir(parents=True)
         (secret / "api-key").write_text("very-secret\n")
 
-        async def done() -> bool:
-            return await worker.committed() == 1
-
-        await until(done, 30)
+        await worker.commits(1, 30)
         assert await worker.terminate() == 0
     assert "very-secret" not in worker.log.read_text()
 
@@ -187,15 +164,11 @@ async def test_a_busy_server_is_given_the_time_it_asks_for(
         return refused(429, "slow down", **{"Retry-After": "3"}) if first else None
 
     flow.answer = answer
-    spec = {"flow": langflow(flow), "retry": {"maxAttempts": 1}}
+    spec = {"flow": flow.spec(), "retry": {"maxAttempts": 1}}
     document = manifest(kafka.bootstrap, source, spec)
     await produce(kafka.bootstrap, source, [(None, b"m0")])
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def done() -> bool:
-            return await worker.committed() == 1
-
-        await until(done)
+        await worker.commits(1)
         assert await worker.terminate() == 0
     first, second = flow.calls
     assert second.start - first.start >= 3
@@ -206,7 +179,7 @@ async def test_while_the_output_topic_is_missing_results_wait_on_disk(
 ) -> None:
     source = await topic(1)
     out = f"{source}.out"
-    spec = {"flow": langflow(flow), "output": {"topic": out, "value": "{{ result }}"}}
+    spec = {"flow": flow.spec(), "output": {"topic": out, "value": "{{ result }}"}}
     document = manifest(kafka.bootstrap, source, spec)
     await produce(kafka.bootstrap, source, [(None, f"m{n}".encode()) for n in range(50)])
     async with WorkerProcess(tmp_path, document) as worker:
@@ -225,10 +198,7 @@ async def test_while_the_output_topic_is_missing_results_wait_on_disk(
         await until(waiting, 20)
         await create_topics(kafka.bootstrap, out, partitions=2)
 
-        async def healed() -> bool:
-            return await worker.committed() == 50
-
-        await until(healed, 30)
+        await worker.commits(50, 30)
         assert await worker.terminate() == 0
     assert len(await read_all(kafka.bootstrap, out)) == 50
     assert len(flow.calls) == 50, "no result was run for twice"
@@ -254,10 +224,7 @@ async def test_dead_letters_that_cannot_be_written_are_kept(
         [letter] = await read_until(kafka.bootstrap, dead, 1)
         assert letter.value == b"bad"
 
-        async def healed() -> bool:
-            return await worker.committed() == 6
-
-        await until(healed)
+        await worker.commits(6)
         assert await worker.terminate() == 0
     assert len(await read_all(kafka.bootstrap, dead)) == 1
 
@@ -278,11 +245,7 @@ async def test_results_too_large_for_their_topic(
     messages = [*small[:150], large, *small[150:]]
     await produce(kafka.bootstrap, source, [(None, m) for m in messages])
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def done() -> bool:
-            return await worker.committed() == len(messages)
-
-        await until(done)
+        await worker.commits(len(messages))
         assert await worker.terminate() == 0
     assert {r.value for r in await read_all(kafka.bootstrap, out)} == set(small)
     [letter] = await read_all(kafka.bootstrap, dead)

@@ -57,10 +57,7 @@ async def test_an_outage_costs_no_message_and_hardly_a_call(
         assert await lag(kafka.bootstrap, worker.group, source) > messages / 2
         down = False
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done, 30)
+        await worker.works_off(source, 30)
         assert await worker.metric("rebalances_total") == 0, "it stays a member all the time"
         assert await worker.metric("concurrency_limit") == slots
         assert await worker.terminate() == 0
@@ -89,11 +86,7 @@ async def test_a_date_to_come_back_at_is_kept_and_frees_the_slot(
     document = manifest(kafka.bootstrap, source, spec)
     await produce(kafka.bootstrap, source, [(b"a", b"busy"), (b"b", b"other"), (b"a", b"next")])
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def done() -> bool:
-            return await worker.committed() == 3
-
-        await until(done)
+        await worker.commits(3)
         assert await worker.terminate() == 0
     assert flow.inputs == ["busy", "other", "busy", "next"]
     first, other, second, _ = flow.calls
@@ -133,10 +126,7 @@ async def test_runs_that_may_have_happened_are_not_repeated_where_they_must_not(
     async with WorkerProcess(tmp_path, document) as worker:
         letters = await read_until(kafka.bootstrap, dead, 3)
 
-        async def done() -> bool:
-            return await worker.committed() == 5
-
-        await until(done)
+        await worker.commits(5)
         late.set()
         assert await worker.terminate() == 0
     assert {letter.value for letter in letters} == {b"slow", b"gateway", b"lost"}
@@ -196,10 +186,7 @@ async def test_two_workers_share_what_all_may_do(
         await until(shared)
         await produce(kafka.bootstrap, source, [(None, b"m%d" % n) for n in range(40)])
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, first.group, source) == 0
-
-        await until(done)
+        await first.works_off(source)
         for worker in workers:
             assert await worker.metric('messages_total{outcome="succeeded"}') > 0
         assert [await worker.terminate() for worker in workers] == [0, 0]

@@ -33,6 +33,7 @@ GROUP, LITERAL, ALL, DENY = 3, 3, 2, 2
 """Numbers in Kafka's protocol: a resource type, a pattern type, an operation, a permission."""
 
 
+PARTITIONS = 12
 PACE = 40
 """Messages a second."""
 CALL_SECONDS = 20.0
@@ -111,49 +112,79 @@ def taken(worker: WorkerProcess) -> Iterator[tuple[float, int]]:
             mine = []
 
 
-async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_for(
-    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
-) -> None:
-    source, out = await topic(12), await topic(1)
-    released = asyncio.Event()
-    rebalances = Rebalances(flow)
+class Team:
+    """Workers that come and go while calls of long before run on.
 
-    async def answer(call: Call) -> web.Response | None:
+    Args:
+        flow: Their server; calls named `long` last, the first of them until `released` is set.
+        first: The worker that stays.
+    """
+
+    def __init__(self, flow: FlowServer, first: WorkerProcess) -> None:
+        self.flow = flow
+        self.workers = [first]
+        self.rebalances = Rebalances(flow)
+        self.released = asyncio.Event()
+        self._there = [first]
+        flow.answer = self._answer
+
+    async def _answer(self, call: Call) -> web.Response | None:
         if key_of(call) == "long0":
-            await released.wait()
+            await self.released.wait()
         elif call.input.startswith("long"):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(released.wait(), CALL_SECONDS)
+                await asyncio.wait_for(self.released.wait(), CALL_SECONDS)
         else:
             await asyncio.sleep(0.2)
         return None
 
-    async def goes_on(what: str) -> None:
-        """All partitions have started something since, while a call of long before still runs."""
-        before = len(flow.calls)
-
-        async def all_moved() -> bool:
-            return len({c.place[0] for c in flow.calls[before:]}) == 12
-
-        await until(all_moved, what=f"calls in all partitions: {what}")
-        assert flow.inputs.count("long0 m0") == 1
-        assert flow.calls[flow.inputs.index("long0 m0")].end is None
-
-    async def joined(worker: WorkerProcess) -> None:
-        rebalances.begin(f"{worker.log.stem} joins")
+    async def joined(self, worker: WorkerProcess) -> None:
+        """Wait until a worker that has started has its share, and all partitions go on."""
+        self.workers.append(worker)
+        self._there.append(worker)
+        self.rebalances.begin(f"{worker.log.stem} joins")
         await until(lambda: any(e["partitions"] for e in events(worker, "partitions assigned")))
-        await goes_on(f"{worker.log.stem} joins")
+        await self._goes_on(f"{worker.log.stem} joins")
 
-    async def left(worker: WorkerProcess) -> asyncio.Task[int]:
-        rebalances.begin(f"{worker.log.stem} leaves")
+    async def left(self, worker: WorkerProcess) -> asyncio.Task[int]:
+        """End a worker, and wait until all partitions go on; gives its exit code to be."""
+        self.rebalances.begin(f"{worker.log.stem} leaves")
+        self._there.remove(worker)
+        before = self._assignments()
         leaving = asyncio.create_task(worker.terminate())
-        others = [w for w in (first, second) if w is not worker]
-        counts = [len(list(events(w, "partitions assigned"))) for w in others]
-        await until(lambda: counts != [len(list(events(w, "partitions assigned"))) for w in others])
-        await goes_on(f"{worker.log.stem} leaves")
+        await until(lambda: before != self._assignments())
+        await self._goes_on(f"{worker.log.stem} leaves")
         return leaving
 
-    flow.answer = answer
+    def _assignments(self) -> list[int]:
+        return [len(list(events(w, "partitions assigned"))) for w in self._there]
+
+    async def _goes_on(self, what: str) -> None:
+        """All partitions have started something since, while a call of long before still runs."""
+        before = len(self.flow.calls)
+
+        async def all_moved() -> bool:
+            return len({c.place[0] for c in self.flow.calls[before:]}) == PARTITIONS
+
+        await until(all_moved, what=f"calls in all partitions: {what}")
+        assert self.flow.inputs.count("long0 m0") == 1
+        assert self.flow.calls[self.flow.inputs.index("long0 m0")].end is None
+
+    def assert_calls_were_handed_over_and_not_waited_for(self, end: float) -> None:
+        for name, seconds in self.rebalances.pauses(self.workers, end).items():
+            middle, most = statistics.median(seconds), max(seconds)
+            print(f"{name}: {len(seconds)} partitions stood for {middle:.2f} s, {most:.2f} s most")
+            assert len(seconds) >= 4
+            assert most < CALL_SECONDS
+        moves = [e for w in self.workers for e in events(w, "partitions revoked")]
+        print("handed over", [m["handed_over"] for m in moves], "s:", [m["seconds"] for m in moves])
+        assert sum(move["handed_over"] for move in moves) > 0
+
+
+async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_for(
+    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
+) -> None:
+    source, out = await topic(PARTITIONS), await topic(1)
     spec = {
         "flow": flow.spec(),
         "output": {"topic": out, "value": "{{ result }}"},
@@ -165,35 +196,24 @@ async def test_workers_come_and_go_under_load_and_no_call_is_repeated_or_waited_
     first, second, third = (
         WorkerProcess(tmp_path, document, f"worker-{number}") for number in range(3)
     )
+    team = Team(flow, first)
     async with first:
         await until(lambda: flow.running == LONG)
-        feeding = asyncio.create_task(feed(kafka.bootstrap, source, rebalances.fed))
+        feeding = asyncio.create_task(feed(kafka.bootstrap, source, team.rebalances.fed))
         async with second:
-            await joined(second)
+            await team.joined(second)
             async with third:
-                await joined(third)
-                ends = [await left(third)]
-                ends.append(await left(second))
+                await team.joined(third)
+                ends = [await team.left(third), await team.left(second)]
                 end = time.monotonic()
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-                released.set()
+                team.released.set()
                 assert [await exited for exited in ends] == [0, 0]
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, first.group, source) == 0
-
-        await until(done, 60)
+        await first.works_off(source, 60)
         assert await first.terminate() == 0
-    workers = (first, second, third)
-    for name, seconds in rebalances.pauses(workers, end).items():
-        middle, longest = statistics.median(seconds), max(seconds)
-        print(f"{name}: {len(seconds)} partitions stood for {middle:.2f} s, {longest:.2f} s most")
-        assert len(seconds) >= 4
-        assert longest < CALL_SECONDS
-    moves = [e for w in workers for e in events(w, "partitions revoked")]
-    print("handed over", [m["handed_over"] for m in moves], "s:", [m["seconds"] for m in moves])
-    assert sum(move["handed_over"] for move in moves) > 0
+    team.assert_calls_were_handed_over_and_not_waited_for(end)
     assert not repeated(flow.calls)
     assert_serial(flow.calls, key_of)
     results = await read_all(kafka.bootstrap, out)
@@ -257,7 +277,13 @@ async def test_what_may_not_be_handed_over_is_waited_for(tmp_path: Path, flow: F
     }
     with KafkaBroker(tmp_path / "own", properties=properties) as broker:
         await create_topics(broker.bootstrap, "in", partitions=4)
-        flow.seconds = 3.0
+        waited = asyncio.Event()
+
+        async def answer(_: Call) -> web.Response | None:
+            await waited.wait()
+            return None
+
+        flow.answer = answer
         document = manifest(broker.bootstrap, "in", {"flow": flow.spec()})
         async with WorkerProcess(tmp_path, document) as first:
             for lane in ("", "-1", "-2", "-3"):
@@ -266,11 +292,12 @@ async def test_what_may_not_be_handed_over_is_waited_for(tmp_path: Path, flow: F
             await until(lambda: flow.running == 10)
             async with WorkerProcess(tmp_path, document, "worker-1") as second:
 
-                async def done() -> bool:
-                    return await lag(broker.bootstrap, first.group, "in") == 0
+                async def waiting() -> bool:
+                    return await first.metric('handovers_total{outcome="Waited"}') > 0
 
-                await until(done, 60)
-                assert await first.metric('handovers_total{outcome="Waited"}') > 0
+                await until(waiting, what="the group waits for running calls")
+                waited.set()
+                await first.works_off("in")
                 assert await first.metric('handovers_total{outcome="HandedOver"}') == 0
                 assert await second.metric('messages_total{outcome="succeeded"}') > 0
                 assert await second.terminate() == 0

@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import Message, TopicFactory, lag, produce, read_until
+from kafkaio import Message, TopicFactory, produce, read_until
 from registry_stand_in import Registry, encoded, framed
 from testbed import KafkaBroker
 
@@ -109,10 +109,7 @@ async def test_messages_in_avro(kafka: KafkaBroker, topic: TopicFactory, tmp_pat
             results = await read_until(kafka.bootstrap, out, COUNT)
             dead = await read_until(kafka.bootstrap, letters, 2)
 
-            async def done() -> bool:
-                return await lag(kafka.bootstrap, worker.group, source) == 0
-
-            await until(done)
+            await worker.works_off(source)
             assert await worker.terminate() == 0
     assert sorted(record.value.decode() for record in results) == sorted(
         f"{n} {'Köln' if n % 2 else '-'} 2026-11-21T10:39:{n:02}.250Z {n / 4:.2f}"

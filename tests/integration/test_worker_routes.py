@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiokafka import ConsumerRecord
 
-from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import Message, TopicFactory, create_topics, lag, produce, read_until
+from integration.worker_process import WorkerProcess, manifest
+from kafkaio import Message, TopicFactory, create_topics, produce, read_until
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,10 +70,7 @@ async def test_results_go_where_their_routes_say(
         assert numbers(await read_until(kafka.bootstrap, out, len(expected))) == expected
         dead = await read_until(kafka.bootstrap, letters, 3)
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done, 60)
+        await worker.works_off(source, 60)
         assert await worker.terminate() == 0
     assert {json.loads(letter.value)["n"] for letter in dead} == {99, 199, 299}
     why = dict(dead[0].headers)["__connect.errors.exception.message"].decode()

@@ -46,10 +46,7 @@ async def waiting(worker: WorkerProcess, count: int, seconds: float = 30) -> Non
 
 
 async def done(worker: WorkerProcess, count: int, seconds: float = 40) -> None:
-    async def holds() -> bool:
-        return await worker.committed() == count
-
-    await until(holds, seconds, f"{count} committed")
+    await worker.commits(count, seconds, f"{count} committed")
 
 
 async def test_a_broker_that_stops_costs_no_result_and_no_order(

@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from flowbinding_api.offsets import Figures, decode
-from kafkaio import committed
+from kafkaio import committed, lag
 from manifests import merge
 from testbed.state import free_port
 
@@ -151,6 +151,22 @@ class WorkerProcess:
     async def committed(self) -> int:
         """Sum of the group's committed offsets: messages done, where nothing is unfinished."""
         return sum(offset for offset, _ in await self._commits())
+
+    async def commits(self, messages: int, seconds: float = 60, what: str = "") -> None:
+        """Wait until its group has committed so many messages."""
+
+        async def done() -> bool:
+            return await self.committed() == messages
+
+        await until(done, seconds, what)
+
+    async def works_off(self, topic: str, seconds: float = 60, what: str = "") -> None:
+        """Wait until its group has committed all of a topic."""
+
+        async def done() -> bool:
+            return await lag(self.bootstrap, self.group, topic) == 0
+
+        await until(done, seconds, what)
 
     async def figures(self) -> list[Figures]:
         """What the commits say about the worker."""

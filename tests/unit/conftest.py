@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from broker_fakes import FakeBroker
 from flowbinding_worker import committer, engine
 from flowbinding_worker.control import circuit
 from flowbinding_worker.control.retry import Backoff
-from worker_fakes import FakeBroker
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,11 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBroker]:
     broker = FakeBroker()
     yield broker
     assert broker.lost == []
+
+
+@pytest.fixture
+def quick_handover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hand over do not wait long either."""
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.TELL_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.handover.listening.ASK_SECONDS", 0.01)
+    monkeypatch.setattr("flowbinding_worker.handover.rebalance.AGAIN_SECONDS", 0.05)

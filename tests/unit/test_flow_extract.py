@@ -300,7 +300,7 @@ DOCUMENTS = (
 
 
 @pytest.mark.parametrize("how", [extract, extract_workflow])
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(document=DOCUMENTS, component=st.sampled_from([None, "content", "C"]))
 def test_no_document_is_a_fault_of_ours(how: Extract, document: Any, component: Any) -> None:
     # Whatever else is raised is a fault.

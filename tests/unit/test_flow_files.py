@@ -12,6 +12,7 @@ from flowbinding_api.base import ConfigMapKeyRef, SecretKeyRef
 from flowbinding_worker.files import Files
 from flowbinding_worker.flows import make_flow
 from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
+from manifests import manifest
 
 
 @pytest.mark.parametrize(
@@ -25,28 +26,13 @@ from flowbinding_worker.ports import Failure, FlowRequest, ProcessingError
 def test_a_flow_for_each_backend_without_touching_anything(
     tmp_path: Path, flow: dict[str, Any], name: str
 ) -> None:
-    binding = parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "b"},
-            "spec": {"source": {"topic": "in"}, "flow": flow},
-        }
-    )
+    binding = parse_binding(manifest(flow=flow))
     made = make_flow(binding, Files(tmp_path / "none", tmp_path / "none"))
     assert type(made).__name__ == name
 
 
 async def test_echo(tmp_path: Path) -> None:
-    binding = parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "b"},
-            "spec": {"source": {"topic": "in"}, "flow": {"backend": "Echo"}},
-        }
-    )
-    flow = make_flow(binding, Files(tmp_path, tmp_path))
+    flow = make_flow(parse_binding(manifest()), Files(tmp_path, tmp_path))
     await flow.start()
     assert (await flow.run(FlowRequest("r", "hi", "s"))).value == "hi"
     await flow.close()

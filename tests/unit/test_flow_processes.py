@@ -18,13 +18,8 @@ import pytest_asyncio
 from flowbinding_worker.flows.processes import fork, pool
 from flowbinding_worker.flows.processes.child import Fault
 from flowbinding_worker.flows.processes.fork import EngineMissingError, Forks
-from flowbinding_worker.flows.processes.handle import (
-    Document,
-    LoadError,
-    ProcessEndedError,
-    RunError,
-)
-from flowbinding_worker.flows.processes.pool import Pool, Settings
+from flowbinding_worker.flows.processes.handle import LoadError, ProcessEndedError, RunError
+from process_bench import Bench, document, gone
 
 TESTS = Path(__file__).parents[1]
 # One template for all: the event loop that it belongs to lives as long.
@@ -46,43 +41,6 @@ async def forks() -> AsyncIterator[Forks]:
         await asyncio.gather(
             *(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True
         )
-
-
-def document(**data: Any) -> Document:
-    return Document({"data": {"name": "n", **data}})
-
-
-class Bench:
-    """A pool of its own, and runs in it."""
-
-    def __init__(self, forks: Forks, most: int = 1, **settings: int) -> None:
-        limits = {"threads": 8, "max_runs": 1000, "max_growth": 0, **settings}
-        self.pool = Pool(Settings(most=most, **limits), forks)
-        self.document = document()
-        self._count = 0
-
-    async def run(self, text: str, key: str = "", seconds: float = 30, **more: Any) -> Any:
-        self._count += 1
-        asked = {"tweaks": {}, "variables": {}, "run": {"input_value": text}, **more}
-        answer = await self.pool.run(self.document, key or str(self._count), asked, seconds)
-        outputs = answer["outputs"]
-        return outputs[0]["outputs"][0]["results"]["m"]["text"] if outputs else None
-
-    async def pid(self, key: str = "") -> int:
-        return int(await self.run("pid", key))
-
-    async def begin(self, text: str, key: str = "") -> asyncio.Task[Any]:
-        """A run that has its process before anything else happens."""
-        task = asyncio.create_task(self.run(text, key))
-        await asyncio.sleep(0)
-        return task
-
-
-async def gone(*pids: int) -> None:
-    """Wait until the processes have ended and were reaped."""
-    async with asyncio.timeout(20):
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_runs_at_once_are_not_mixed_and_share_the_processes(forks: Forks) -> None:

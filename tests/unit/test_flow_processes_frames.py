@@ -43,7 +43,7 @@ async def test_frames_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 _JSON = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(st.text(), _JSON | st.lists(_JSON), max_size=3), max_size=3))
 def test_frames_arrive_as_they_were_sent(messages: list[dict[str, Any]]) -> None:
     async def read() -> list[dict[str, Any] | None]:

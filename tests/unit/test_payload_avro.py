@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
 import json
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
-from itertools import count
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avro_cases import CASES, Case, b64
 from flowbinding_worker.payload.avro import Schema
 from flowbinding_worker.payload.framing import unframed
 from registry_stand_in import encoded, framed
 
-Case = tuple[Any, Any, Any]
-"""A schema, a value for the writer, and what is read."""
-
-NAMES = count()
 LIST = {"type": "record", "name": "L", "fields": [{"name": "next", "type": ["null", "L"]}]}
 
 NESTED: Any = {"type": "record", "name": "E40", "fields": []}
@@ -37,137 +31,7 @@ def read(schema: Any, body: bytes) -> Any:
     return Schema(json.dumps(schema)).value(body)
 
 
-def b64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def same(schema: Any, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Case]:
-    return values.map(lambda value: (schema, value, value))
-
-
-def changed(
-    schema: Any, values: st.SearchStrategy[Any], become: Callable[[Any], Any]
-) -> st.SearchStrategy[Case]:
-    return values.map(lambda value: (schema, value, become(value)))
-
-
-def utc(text: str) -> str:
-    return text.replace("+00:00", "Z")
-
-
-LONG = st.integers(-(2**63), 2**63 - 1)
-MOMENTS = st.datetimes(timezones=st.just(dt.UTC))
-MILLIS = MOMENTS.map(lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000))
-TIMES = st.times().map(lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000))
-DECIMALS = st.decimals(1 - 10**12, 10**12 - 1, places=3)
-PLAIN = [
-    same("null", st.none()),
-    same("boolean", st.booleans()),
-    same("int", st.integers(-(2**31), 2**31 - 1)),
-    same("long", LONG),
-    same("float", st.floats(width=32, allow_nan=False, allow_infinity=False)),
-    same("double", st.floats(allow_nan=False, allow_infinity=False)),
-    same("string", st.text(st.characters(exclude_categories=["Cs"]), max_size=300)),
-]
-LOGICAL = [
-    changed({"type": "int", "logicalType": "date"}, st.dates(), dt.date.isoformat),
-    changed(
-        {"type": "int", "logicalType": "time-millis"},
-        TIMES,
-        lambda time: time.isoformat("milliseconds"),
-    ),
-    changed(
-        {"type": "long", "logicalType": "time-micros"},
-        st.times(),
-        lambda time: time.isoformat("microseconds"),
-    ),
-    changed(
-        {"type": "long", "logicalType": "timestamp-millis"},
-        MILLIS,
-        lambda moment: utc(moment.isoformat(timespec="milliseconds")),
-    ),
-    changed(
-        {"type": "long", "logicalType": "timestamp-micros"},
-        MOMENTS,
-        lambda moment: utc(moment.isoformat(timespec="microseconds")),
-    ),
-    changed(
-        {"type": "long", "logicalType": "local-timestamp-micros"},
-        st.datetimes(),
-        lambda moment: moment.isoformat(timespec="microseconds"),
-    ),
-    changed(
-        {"type": "bytes", "logicalType": "decimal", "precision": 15, "scale": 3},
-        DECIMALS,
-        lambda number: f"{number + 0:f}" if number else "0.000",
-    ),
-    changed({"type": "string", "logicalType": "uuid"}, st.uuids(), str),
-]
-
-
-def record(fields: list[Case]) -> Case:
-    named = [(f"f{index}", *field) for index, field in enumerate(fields)]
-    schema = {
-        "type": "record",
-        "name": f"R{next(NAMES)}",
-        "namespace": "some.where",
-        "fields": [{"name": name, "type": schema} for name, schema, _, _ in named],
-    }
-    written = {name: value for name, _, value, _ in named}
-    return schema, written, {name: value for name, _, _, value in named}
-
-
-def listed(case: Case, size: int) -> Case:
-    schema, value, expected = case
-    return {"type": "array", "items": schema}, [value] * size, [expected] * size
-
-
-def mapped(case: Case, keys: list[str]) -> Case:
-    schema, value, expected = case
-    return (
-        {"type": "map", "values": schema},
-        dict.fromkeys(keys, value),
-        dict.fromkeys(keys, expected),
-    )
-
-
-def maybe(case: Case, null: bool) -> Case:
-    schema, value, expected = case
-    if schema == "null" or isinstance(schema, list):
-        return case
-    return ["null", schema], None if null else value, None if null else expected
-
-
-def enum(symbols: list[str]) -> Case:
-    schema = {"type": "enum", "name": f"E{next(NAMES)}", "symbols": symbols}
-    return schema, symbols[-1], symbols[-1]
-
-
-def fixed(raw: bytes) -> Case:
-    return {"type": "fixed", "name": f"F{next(NAMES)}", "size": len(raw)}, raw, b64(raw)
-
-
-LEAVES = st.one_of(
-    *PLAIN,
-    *LOGICAL,
-    st.lists(st.from_regex(r"[A-Z]{1,4}", fullmatch=True), min_size=1, unique=True).map(enum),
-    st.binary(min_size=1, max_size=20).map(fixed),
-    # On its own, an array of bytes is written in another way.
-    st.binary(max_size=300).map(lambda raw: record([("bytes", raw, b64(raw))])),
-)
-CASES = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4).map(record),
-        st.builds(listed, inner, st.integers(0, 3)),
-        st.builds(mapped, inner, st.lists(st.text("abc", max_size=3), max_size=1)),
-        st.builds(maybe, inner, st.booleans()),
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=CASES)
 def test_what_another_writer_writes_is_read_as_the_data_that_json_has(case: Case) -> None:
     schema, value, expected = case
@@ -176,7 +40,7 @@ def test_what_another_writer_writes_is_read_as_the_data_that_json_has(case: Case
     assert json.loads(json.dumps(found)) == found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=CASES, data=st.data())
 def test_a_value_that_ends_too_early_or_too_late_is_refused(
     case: Case, data: st.DataObject
@@ -190,14 +54,14 @@ def test_a_value_that_ends_too_early_or_too_late_is_refused(
             read(schema, body[: data.draw(st.integers(0, len(body) - 1))])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=CASES, body=st.binary(max_size=200))
 def test_any_bytes_are_a_value_or_are_refused(case: Case, body: bytes) -> None:
     with suppress(ValueError):
         json.dumps(read(case[0], body), allow_nan=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(number=st.integers(0, 2**31 - 1), body=st.binary())
 def test_the_number_of_the_schema_comes_off(number: int, body: bytes) -> None:
     assert unframed(framed(number, body)) == (number, body)

@@ -22,6 +22,7 @@ from flowbinding_worker.ports import (
     Record,
     Stage,
 )
+from manifests import manifest
 
 Headers = tuple[tuple[str, bytes | None], ...]
 STRUCTURED: Headers = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
@@ -38,18 +39,8 @@ BINARY: Headers = tuple((f"ce_{name}", value.encode()) for name, value in EVENT.
 
 
 def binding(format: str, **spec: Any) -> FlowBinding:
-    return parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "risk"},
-            "spec": {
-                "source": {"topic": "in", "format": format},
-                "flow": {"backend": "Echo"},
-                **spec,
-            },
-        }
-    )
+    risk = {"metadata": {"name": "risk"}}
+    return parse_binding(manifest(risk, source={"format": format}, **spec))
 
 
 def record(value: Any, headers: Headers = ()) -> Record:

@@ -19,24 +19,15 @@ from flowbinding_worker.ports import (
     Record,
     Stage,
 )
+from manifests import manifest
 
 ECHO = {"backend": "Echo"}
 REQUEST = FlowRequest(request_id="in-0-7", input="hi", session_id="s-1")
 
 
 def binding(flow: dict[str, Any] = ECHO, **output: Any) -> FlowBinding:
-    return parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "risk", "namespace": "loan"},
-            "spec": {
-                "source": {"topic": "in"},
-                "flow": flow,
-                "output": {"topic": "out", **output},
-            },
-        }
-    )
+    risk = {"metadata": {"name": "risk", "namespace": "loan"}}
+    return parse_binding(manifest(risk, flow=flow, output={"topic": "out", **output}))
 
 
 def record(value: bytes | None = b"{}", key: bytes | None = b"k") -> Record:
@@ -289,15 +280,7 @@ def test_half_a_surrogate_pair_is_escaped_in_envelopes(envelope: str) -> None:
 def test_a_chain_reads_the_previous_answers_fields() -> None:
     first = output('```json\n{"score": 640}\n```')[1]
     second = parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "decision"},
-            "spec": {
-                "source": {"topic": "out"},
-                "flow": {"backend": "Echo", "input": "{{ value.result.score + 1 }}"},
-            },
-        }
+        manifest(source={"topic": "out"}, flow={"input": "{{ value.result.score + 1 }}"})
     )
     request = Payload(second).request(record(first))
     assert request is not None

@@ -9,20 +9,12 @@ import pytest
 from flowbinding_api import FlowBinding, parse_binding
 from flowbinding_worker.payload import Payload
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
+from manifests import manifest
 
 
 def binding(flow: dict[str, Any] | None = None, **source: Any) -> FlowBinding:
-    return parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "risk", "namespace": "loan"},
-            "spec": {
-                "source": {"topic": "in", **source},
-                "flow": {"backend": "Echo", **(flow or {})},
-            },
-        }
-    )
+    risk = {"metadata": {"name": "risk", "namespace": "loan"}}
+    return parse_binding(manifest(risk, flow=flow or {}, source=source))
 
 
 def record(value: bytes | None, key: bytes | None = None, **changes: Any) -> Record:

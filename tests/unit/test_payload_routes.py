@@ -20,6 +20,7 @@ from flowbinding_worker.ports import (
     Record,
     Written,
 )
+from manifests import manifest
 
 REQUEST = FlowRequest(request_id="in-0-7", input="hi", session_id="s-1")
 THRESHOLDS = (
@@ -29,18 +30,8 @@ THRESHOLDS = (
 
 
 def binding(**output: Any) -> FlowBinding:
-    return parse_binding(
-        {
-            "apiVersion": "flowbinding.io/v1alpha1",
-            "kind": "FlowBinding",
-            "metadata": {"name": "risk", "namespace": "loan"},
-            "spec": {
-                "source": {"topic": "in"},
-                "flow": {"backend": "Echo"},
-                "output": {"topic": "out", **output},
-            },
-        }
-    )
+    risk = {"metadata": {"name": "risk", "namespace": "loan"}}
+    return parse_binding(manifest(risk, output={"topic": "out", **output}))
 
 
 def written(answer: Any, routes: Any = THRESHOLDS, **output: Any) -> Written:

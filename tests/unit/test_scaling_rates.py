@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbinding_operator.scaling import Sample, arrival_rate, flow_rate
+from flowbinding_operator.scaling import History, Sample, arrival_rate, flow_rate
+from flowbinding_operator.scaling.rates import SLOW_SECONDS
+from flowbinding_operator.scaling.saturation import MEASURE_SECONDS, Window, Work
 
 TICK = 2.0
 
@@ -78,3 +80,48 @@ def test_rates_are_within_what_was_seen(arrived: list[int]) -> None:
     fastest = max(arrived, default=0) / TICK
     assert 0 <= flow_rate(seen) <= fastest + 1e-6
     assert 0 <= arrival_rate(seen) <= fastest + 1e-6
+
+
+LOOKS = st.lists(
+    st.tuples(st.sampled_from([0.5, 2.0, 9.0, 20.0, 200.0]), st.none() | st.integers(0, 99)),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(LOOKS)
+def test_what_is_kept_of_samples_gives_the_rates_of_all_of_them(
+    looks: list[tuple[float, int | None]],
+) -> None:
+    history, whole, now = History(), list[Sample](), 0.0
+    for seconds, end in looks:
+        now += seconds
+        whole.append(Sample(now, None if end is None else 0, end))
+        history.observe(whole[-1])
+    # The window begins with the last look that is older than it.
+    first = max((i for i, s in enumerate(whole) if s.time <= now - SLOW_SECONDS), default=0)
+    kept = whole[first:]
+    assert [(s.time, s.end) for s in history.samples] == [(s.time, s.end) for s in kept]
+    assert [(s.time, s.end) for s in reversed(history.samples[1:])] == [
+        (s.time, s.end) for s in reversed(kept[1:])
+    ]
+    assert arrival_rate(history.samples) == arrival_rate(kept)
+    assert flow_rate(history.samples) == flow_rate(kept)
+    assert history.last == (whole[-1] if whole else None)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 2.0, 30.0]), st.integers(0, 9)), min_size=1))
+def test_what_was_done_is_measured_over_the_last_seconds(steps: list[tuple[float, int]]) -> None:
+    window, whole, now, done = Window(), list[Work](), 0.0, 0
+    for seconds, count in steps:
+        now, done = now + seconds, done + count
+        whole.append(Work(now, done, count, 1, None, 0.0))
+        window.add(whole[-1])
+    first = max((i for i, w in enumerate(whole) if w.time <= now - MEASURE_SECONDS), default=0)
+    kept = whole[first:]
+    assert list(window.times) == [work.time for work in kept]
+    assert list(window.waiting) == [work.waiting for work in kept]
+    assert window.seconds == now - kept[0].time
+    assert window.rate == (done - kept[0].done) / max(now - kept[0].time, 1.0)
+    window.clear()
+    assert window.seconds == 0

@@ -134,7 +134,7 @@ def test_a_call_counts_once() -> None:
     assert circuit.state is State.CLOSED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     steps=st.lists(
         st.tuples(

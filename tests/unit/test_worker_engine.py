@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import structlog
 
+from broker_fakes import P0, FakeBroker
 from flowbinding_api.offsets import decode
 from flowbinding_worker import engine as engine_module
 from flowbinding_worker.flows.classify import Answer, http_failure, run_failed, timed_out
 from flowbinding_worker.kafka.port import KafkaUnavailableError
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Tokens
-from worker_fakes import P0, FakeBroker, FakeFlow, Gate, Worker, figures, refuse, texts, until
+from worker_fakes import FakeFlow, Gate, Worker, figures, refuse, texts, until
 
 
 async def test_messages_become_results_and_are_committed(broker: FakeBroker) -> None:

@@ -183,7 +183,7 @@ def test_switched_off() -> None:
     assert bench.trouble.reason == ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     outcomes=st.lists(st.booleans(), min_size=1, max_size=600),
     slots=st.integers(1, 5),

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import handover_model
+import handover_member
 from flowbinding_worker.handover import incoming, outgoing
 from flowbinding_worker.handover.entry import Entry, State
 from handover_broker import NONE, Faults
-from handover_model import Member, World
+from handover_member import Member
+from handover_model import World
 
 SEEDS = st.integers(0, 2**32)
 MANY = settings(
     max_examples=12,
-    deadline=None,
     # The same worlds each time: thousands were played when the protocol last changed.
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -60,7 +60,7 @@ MUTANTS: dict[str, tuple[Change, Faults, int]] = {
         NONE,
         22,
     ),
-    "one register": ((handover_model, "LANES", 1), NONE, 0),
+    "one register": ((handover_member, "LANES", 1), NONE, 0),
 }
 """The protocol without one of its rules, and the seed of a world that shows why it is there."""
 

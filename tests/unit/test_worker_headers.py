@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from flowbinding_api.spec import HeaderStyle
-from flowbinding_worker.delivery.headers import Identity, dead_letter_headers, result_headers
+from flowbinding_worker.delivery.headers import (
+    TRACES,
+    Identity,
+    dead_letter_headers,
+    result_headers,
+)
 from flowbinding_worker.job import Job
 from flowbinding_worker.kafka.port import Headers
 from flowbinding_worker.ports import Failure, Partition, ProcessingError, Record, Stage
@@ -69,6 +74,22 @@ def test_springs_numbers_are_big_endian_bytes() -> None:
     assert trace is not None
     assert b"ProcessingError: no" in trace
     assert "kafka_dlt-exception-cause-fqcn" not in headers
+
+
+def test_long_answers_and_traces_are_cut() -> None:
+    """The broker has a limit for a record, and the message itself needs most of it."""
+    long = ProcessingError(
+        "e" * 10_000,
+        failure=Failure.POISON,
+        stage=Stage.CALL,
+        reason="Refused",
+        response="r" * 10_000,
+    )
+    job = Job(record(), Tracker())
+    headers = dict(dead_letter_headers(WHO, job, long, 5, HeaderStyle.BOTH))
+    assert headers["flowbinding-response"] == b"r" * 2048
+    for name in TRACES:
+        assert len(headers[name] or b"") == 4096
 
 
 def test_the_class_of_a_cause_is_told_and_nothing_else_of_it() -> None:

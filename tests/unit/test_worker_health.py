@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbinding_api.worker import LogLevel
@@ -44,7 +44,6 @@ async def test_probes_and_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await fetch(port, "/livez"))[0] == 503
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 100)), max_size=20))
 def test_the_busy_share_is_a_share(changes: list[tuple[int, float]]) -> None:
     now = 0.0

@@ -113,7 +113,7 @@ def endless(_: float) -> int:
     return 1_000_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     slots=st.sampled_from([1, 2, 5, 10, 30, 100, 250]),
     service=st.sampled_from(sorted(SERVICES)),
@@ -223,7 +223,7 @@ def test_another_upper_bound() -> None:
     assert limiter.limit == 16
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     slots=st.integers(1, 40),
     steps=st.lists(

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import structlog
 
+from broker_fakes import P0, FakeBroker
 from flowbinding_worker import slots as slots_module
 from flowbinding_worker.control import circuit, flood
 from flowbinding_worker.flows.classify import timed_out
 from flowbinding_worker.ports import Failure, FlowRequest
-from worker_fakes import P0, FakeBroker, FakeFlow, Gate, Worker, figures, refuse, texts, until
+from worker_fakes import FakeFlow, Gate, Worker, figures, refuse, texts, until
 
 DEAD = "in.example.dlq"
 

@@ -49,7 +49,6 @@ def test_each_worker_takes_its_share(
     assert made.slots == slots
 
 
-@settings(deadline=None)
 @given(
     whole=st.integers(1, 500),
     partitions=st.integers(1, 100),
@@ -75,7 +74,6 @@ def test_without_a_whole_there_is_no_share() -> None:
     assert made.slots == 10
 
 
-@settings(deadline=None)
 @given(
     a_minute=st.integers(1, 20_000),
     steps=st.lists(st.floats(0.0, 30.0), min_size=1, max_size=200),
@@ -283,7 +281,7 @@ def test_calls_that_time_out_count_as_slow_ones(more: dict[str, Any], slots: int
     assert made.slots == slots
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     per_replica=st.integers(1, 6),
     steps=st.lists(

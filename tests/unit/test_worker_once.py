@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_fakes import FakeBroker, FakeProducer
 from flowbinding_api import FlowBinding, InvalidBindingError, parse_binding
 from flowbinding_worker import once
 from flowbinding_worker.files import Files
@@ -27,7 +28,7 @@ from flowbinding_worker.once import (
 )
 from flowbinding_worker.ports import Failure, FlowRequest, FlowResult, ProcessingError, Stage
 from flowbinding_worker.processing import Outcome
-from worker_fakes import FakeBroker, FakeProducer, until
+from worker_fakes import until
 
 DUE = 1_795_572_000_000
 NULL = '{"a":null} {"a": null}'

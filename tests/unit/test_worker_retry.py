@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbinding_api.spec import Retry
@@ -36,7 +36,6 @@ def policy(**settings: float | str) -> RetryPolicy:
     return RetryPolicy(Retry.model_validate(settings), Random(1))
 
 
-@settings(deadline=None)
 @given(
     initial=st.floats(0.01, 100),
     cap=st.floats(0.01, 1000),

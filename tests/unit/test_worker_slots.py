@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from broker_fakes import P0, P1, FakeBroker
 from flowbinding_worker.control.circuit import State
 from flowbinding_worker.kafka.port import Batch
 from flowbinding_worker.ports import Failure, FlowRequest
 from flowbinding_worker.tracker import Tracker
 from flowbinding_worker.work import Work
-from worker_fakes import P0, P1, FakeBroker, FakeFlow, Worker, refuse, texts, until
+from worker_fakes import FakeFlow, Worker, refuse, texts, until
 
 
 def idle(worker: Worker) -> Work:

@@ -7,23 +7,14 @@ from typing import Any
 
 import pytest
 
+from broker_fakes import P0, FakeBroker
 from flowbinding_worker import work
 from flowbinding_worker.control import circuit
 from flowbinding_worker.delivery import outbox
 from flowbinding_worker.kafka.port import KafkaUnavailableError
 from flowbinding_worker.ports import Failure, FlowRequest
 from flowbinding_worker.tracker import MAX_UNFINISHED
-from worker_fakes import (
-    P0,
-    FakeBroker,
-    FakeFlow,
-    Gate,
-    Worker,
-    figures,
-    refuse,
-    texts,
-    until,
-)
+from worker_fakes import FakeFlow, Gate, Worker, figures, refuse, texts, until
 
 DEAD = "in.example.dlq"
 

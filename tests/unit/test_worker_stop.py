@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from broker_fakes import FakeBroker
 from flowbinding_worker.ports import FlowRequest
-from worker_fakes import FakeBroker, FakeFlow, Worker, until
+from worker_fakes import FakeFlow, Worker, until
 
 pytestmark = pytest.mark.timeout(60)
 

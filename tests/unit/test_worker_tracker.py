@@ -38,6 +38,12 @@ def test_head_of_line_holds_the_commit_back() -> None:
     assert tracker.oldest_timestamp_ms is None
 
 
+def test_a_message_without_a_timestamp_has_no_age() -> None:
+    tracker = Tracker(0)
+    tracker.fetched([Record(PARTITION, 0, None, None, (), -1)], 1)
+    assert tracker.oldest_timestamp_ms is None
+
+
 def test_gaps_at_the_end_count_as_done() -> None:
     tracker = Tracker(0)
     fetch(tracker, 0, 5, position=9)
@@ -83,7 +89,7 @@ def test_every_change_gets_a_version() -> None:
 log_offsets = st.sets(st.integers(0, 80), min_size=1, max_size=40).map(sorted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(log=log_offsets, data=st.data())
 def test_any_history_with_restarts_loses_nothing_and_repeats_only_what_was_unfinished(
     log: list[int], data: st.DataObject

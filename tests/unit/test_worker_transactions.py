@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from broker_fakes import P0, P1, FakeBroker, FakeConsumer, FakeOffsets, FakeProducer
 from flowbinding_api.offsets import decode
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
@@ -25,20 +26,7 @@ from flowbinding_worker.transactions.exactly_once import Transactions
 from flowbinding_worker.transactions.group import FencedConsumer
 from flowbinding_worker.transactions.port import TopicRefusedError
 from transaction_fakes import FakeCoordinator, FakePort, Fault
-from worker_fakes import (
-    P0,
-    P1,
-    FakeBroker,
-    FakeConsumer,
-    FakeFlow,
-    FakeOffsets,
-    FakeProducer,
-    Gate,
-    binding,
-    refuse,
-    texts,
-    until,
-)
+from worker_fakes import FakeFlow, Gate, binding, refuse, stopped, texts, until
 
 
 class Exact:
@@ -78,11 +66,7 @@ class Exact:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.stop.ask()
-        self.stop.ask()
-        await asyncio.wait([self.task], timeout=10)
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        await stopped(self.stop, self.task)
 
     def _port(self, partition: Partition) -> FakePort:
         self.ports[partition] = FakePort(self.kafka[partition])

@@ -307,7 +307,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_result_is_written_exactly_once(
     operations: list[tuple[str, int, Fault, Fault]],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from integration.flow_server import FlowServer
-from integration.kafka_proxy import FETCH, kafka_proxy
+from integration.kafka_proxy import FETCH, proxied_broker
 from integration.worker_process import WorkerProcess, manifest, until
 from kafkaio import create_topics, produce
-from testbed import KafkaBroker
-from testbed.state import free_port
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
@@ -26,34 +23,27 @@ MIB = 1024 * 1024
 async def test_a_backlog_costs_no_memory_and_no_second_fetch_and_starves_no_partition(
     tmp_path: Path, flow: FlowServer
 ) -> None:
-    async with kafka_proxy(free_port()) as proxy:
-        properties = {"advertised.listeners": f"CLIENT://127.0.0.1:{proxy.port}"}
-        broker = KafkaBroker(tmp_path / "own", properties=properties)
-        proxy.target = broker.state.port("kafka")
-        await asyncio.to_thread(broker.start)
-        try:
-            await create_topics(broker.bootstrap, "in", partitions=PARTITIONS)
-            noise = os.urandom(BYTES)
-            await produce(broker.bootstrap, "in", ((b"%d" % n, noise) for n in range(MESSAGES)))
-            flow.seconds = 0.015
-            spec = {
-                "source": {"format": "Bytes"},
-                "flow": flow.spec(input="{{ offset }}"),
-                "concurrency": {"perReplica": 8, "ordering": "None"},
-            }
-            document = manifest(broker.bootstrap, "in", spec)
-            async with WorkerProcess(tmp_path, document) as worker:
-                await until(lambda: len(flow.answered) > 500)
-                early = worker.memory()
-                await until(lambda: len(flow.answered) >= CONSUMED, 90)
-                late = worker.memory()
-                served = Counter(call.place[0] for call in flow.calls)
-                fetched = proxy.received[FETCH, "flowbinding-worker-0"]
-                assert await worker.metric("rebalances_total") == 0
-                assert await worker.metric("consumer_lag") >= MESSAGES - CONSUMED - 1000
-                assert await worker.terminate() == 0
-        finally:
-            await asyncio.to_thread(broker.stop)
+    async with proxied_broker(tmp_path / "own") as (proxy, broker):
+        await create_topics(broker.bootstrap, "in", partitions=PARTITIONS)
+        noise = os.urandom(BYTES)
+        await produce(broker.bootstrap, "in", ((b"%d" % n, noise) for n in range(MESSAGES)))
+        flow.seconds = 0.015
+        spec = {
+            "source": {"format": "Bytes"},
+            "flow": flow.spec(input="{{ offset }}"),
+            "concurrency": {"perReplica": 8, "ordering": "None"},
+        }
+        document = manifest(broker.bootstrap, "in", spec)
+        async with WorkerProcess(tmp_path, document) as worker:
+            await until(lambda: len(flow.answered) > 500)
+            early = worker.memory()
+            await until(lambda: len(flow.answered) >= CONSUMED, 90)
+            late = worker.memory()
+            served = Counter(call.place[0] for call in flow.calls)
+            fetched = proxy.received[FETCH, "flowbinding-worker-0"]
+            assert await worker.metric("rebalances_total") == 0
+            assert await worker.metric("consumer_lag") >= MESSAGES - CONSUMED - 1000
+            assert await worker.terminate() == 0
     assert late - early < 16 * MIB
     assert late < 120 * MIB
     assert CONSUMED * BYTES < fetched <= 3 * CONSUMED * BYTES

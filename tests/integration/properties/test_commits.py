@@ -49,10 +49,7 @@ async def test_the_commit_waits_for_the_head_and_then_jumps(
         await until(lambda: watch.offsets == {0: 0})
         released.set()
 
-        async def done() -> bool:
-            return await worker.committed() == 600
-
-        await until(done)
+        await worker.commits(600)
         assert await worker.terminate() == 0
     assert not repeated(flow.calls)
     assert len(await read_all(kafka.bootstrap, out)) == 600

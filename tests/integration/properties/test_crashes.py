@@ -101,11 +101,7 @@ async def test_a_killed_worker_loses_nothing_and_repeats_little(
     # The server goes on with the calls of the dead.
     await until(lambda: flow.running == 0)
     async with WorkerProcess(tmp_path, document, "worker-1") as second:
-
-        async def finished() -> bool:
-            return await lag(kafka.bootstrap, second.group, source) == 0
-
-        await until(finished, 120)
+        await second.works_off(source, 120)
         assert await second.terminate() == 0
     everything = {value for _, value in messages} | {b"head"}
     assert {r.value for r in await read_all(kafka.bootstrap, out)} == everything

@@ -13,7 +13,7 @@ from aiokafka.admin import RecordsToDelete
 
 from integration.flow_server import FlowServer
 from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import TopicFactory, admin, commit, lag, produce, read_all, reader
+from kafkaio import TopicFactory, admin, commit, produce, read_all, reader
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(120)
@@ -55,11 +55,7 @@ async def test_aborted_messages_are_not_called_and_the_lag_reaches_zero(
             await send(producer, source, [f"aborted-{turn}-{n}" for n in range(20)], keep=False)
         kept = {f"kept-{turn}-{n}" for turn in range(5) for n in range(20)}
         async with WorkerProcess(tmp_path, document) as worker:
-
-            async def at_the_end() -> bool:
-                return await lag(kafka.bootstrap, worker.group, source) == 0
-
-            await until(at_the_end)
+            await worker.works_off(source)
             assert set(flow.inputs) == kept
             # Markers and aborted messages have offsets: 5 x (20 + 1 + 20 + 1).
             assert await worker.committed() == await end(kafka.bootstrap, source) == 210
@@ -69,7 +65,7 @@ async def test_aborted_messages_are_not_called_and_the_lag_reaches_zero(
             await producer.send_and_wait(source, b"open", partition=0)
             await produce(kafka.bootstrap, source, [(None, b"behind")])
             await producer.abort_transaction()
-            await until(at_the_end)
+            await worker.works_off(source)
             assert await worker.terminate() == 0
     assert sorted(flow.inputs) == sorted([*kept, "behind"])
 
@@ -97,11 +93,7 @@ async def test_a_compacted_topic_with_gaps(
     await until(compacted)
     left = [r.value.decode() for r in await read_all(kafka.bootstrap, source)]
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def at_the_end() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(at_the_end)
+        await worker.works_off(source)
         assert await worker.committed() == await end(kafka.bootstrap, source) > 300
         assert await worker.terminate() == 0
     # What was superseded meanwhile may be gone.
@@ -120,10 +112,6 @@ async def test_records_that_retention_deletes_are_passed_over(
     async with admin(kafka.bootstrap) as client:
         await client.delete_records({tp: RecordsToDelete(before_offset=60)})
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def at_the_end() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(at_the_end)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == sorted(f"m{n}" for n in range(60, 100))

@@ -39,10 +39,7 @@ async def test_a_call_of_a_minute_with_defaults_moves_nothing(
         await until(lambda: len(flow.answered) == 300)
         before = await members(kafka.bootstrap, worker.group)
 
-        async def done() -> bool:
-            return await worker.committed() == 301
-
-        await until(done, 90)
+        await worker.commits(301, 90)
         assert await members(kafka.bootstrap, worker.group) == before
         assert await worker.metric("rebalances_total") == 0
         assert await worker.terminate() == 0
@@ -73,10 +70,7 @@ async def test_the_time_limit_is_the_one_that_was_set(
     async with WorkerProcess(tmp_path, document) as worker:
         [letter] = await read_until(kafka.bootstrap, dead, 1)
 
-        async def done() -> bool:
-            return await worker.committed() == 3
-
-        await until(done)
+        await worker.commits(3)
         assert await worker.terminate() == 0
     over.set()
     assert letter.value == b"never"

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from integration.flow_server import Call, FlowServer, refused
 from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import Message, TopicFactory, lag, produce, read_all
+from kafkaio import Message, TopicFactory, produce, read_all
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,6 +27,31 @@ def mixed() -> list[Message]:
     return [(None, text.encode()) for _, text in sorted(spread)]
 
 
+def by_kind(call: Call, flow: FlowServer) -> web.Response | None:
+    """What becomes of a message says the first word of its text."""
+    kind, nth = call.input.partition("-")[0], flow.inputs.count(call.input)
+    if kind == "poison":
+        return refused(422, "no")
+    if kind == "broken":
+        return refused(500, "component failed")
+    return refused(503, "not now") if kind == "shaky" and nth == 1 else None
+
+
+def expected(results: int, letters: int, calls: int) -> dict[str, float]:
+    """Metrics of a worker that has worked off what `mixed` gave."""
+    return {
+        'messages_total{outcome="succeeded"}': results,
+        'messages_total{outcome="filtered"}': 10,
+        'messages_total{outcome="deadLettered"}': letters,
+        'flow_failures_total{failure="Poison"}': 5,
+        'flow_failures_total{failure="Transient"}': 12,
+        'flow_failures_total{failure="Throttle"}': 6,
+        "flow_request_duration_seconds_count": calls,
+        **dict.fromkeys(["in_flight", "buffered", "parked", "consumer_lag", "circuit_state"], 0),
+        "rebalances_total": 0,
+    }
+
+
 async def test_metrics_agree_with_what_happened(
     kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
 ) -> None:
@@ -36,12 +61,7 @@ async def test_metrics_agree_with_what_happened(
     async def answer(call: Call) -> web.Response | None:
         await gate.wait()
         await asyncio.sleep(0.02)
-        kind, nth = call.input.partition("-")[0], flow.inputs.count(call.input)
-        if kind == "poison":
-            return refused(422, "no")
-        if kind == "broken":
-            return refused(500, "component failed")
-        return refused(503, "not now") if kind == "shaky" and nth == 1 else None
+        return by_kind(call, flow)
 
     flow.answer = answer
     spec = {
@@ -67,10 +87,7 @@ async def test_metrics_agree_with_what_happened(
         assert total - 10 >= found["consumer_lag"] - found["in_flight"] >= found["buffered"]
         gate.set()
 
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done)
+        await worker.works_off(source)
         found = await worker.metrics()
         letters = await read_all(kafka.bootstrap, dead)
         results = await read_all(kafka.bootstrap, out)
@@ -81,23 +98,7 @@ async def test_metrics_agree_with_what_happened(
     assert {
         name: value for name, value in found.items() if name.startswith("dead_letters_total")
     } == {f'dead_letters_total{{reason="{reason}"}}': n for reason, n in reasons.items()}
-    assert (
-        found
-        | {
-            'messages_total{outcome="succeeded"}': len(results),
-            'messages_total{outcome="filtered"}': 10,
-            'messages_total{outcome="deadLettered"}': len(letters),
-            'flow_failures_total{failure="Poison"}': 5,
-            'flow_failures_total{failure="Transient"}': 12,
-            'flow_failures_total{failure="Throttle"}': 6,
-            "flow_request_duration_seconds_count": len(flow.calls),
-            **dict.fromkeys(
-                ["in_flight", "buffered", "parked", "consumer_lag", "circuit_state"], 0
-            ),
-            "rebalances_total": 0,
-        }
-        == found
-    )
+    assert found | expected(len(results), len(letters), len(flow.calls)) == found
     assert len(results) == 206
     assert len(letters) == 9
 
@@ -129,10 +130,7 @@ async def test_waiting_and_refused_messages_show(
         assert found['flow_failures_total{failure="Throttle"}'] == 1
         assert found["consumer_lag"] == 2, "nothing before the first message can be done"
 
-        async def done() -> bool:
-            return await worker.committed() == 2
-
-        await until(done)
+        await worker.commits(2)
         assert await worker.metric("parked") == 0
         locked = True
         await produce(kafka.bootstrap, source, [(b"c", b"refused")])
@@ -160,11 +158,7 @@ async def test_rebalances_and_commits_are_counted(
     document = manifest(kafka.bootstrap, source, {})
     await produce(kafka.bootstrap, source, [(None, f"m{n}".encode()) for n in range(20)])
     async with WorkerProcess(tmp_path, document) as first:
-
-        async def told() -> bool:
-            return await first.committed() == 20
-
-        await until(told)
+        await first.commits(20)
         assert await first.metric("commits_total") >= 1
         for turn in range(1, 3):
             async with WorkerProcess(tmp_path, document, f"guest-{turn}") as guest:

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from integration.flow_server import Call, FlowServer, refused
 from integration.history import assert_serial, repeated
-from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import TopicFactory, lag, produce
+from integration.worker_process import WorkerProcess, manifest
+from kafkaio import TopicFactory, produce
 from testbed import KafkaBroker
 
 pytestmark = pytest.mark.timeout(120)
@@ -33,11 +33,7 @@ async def run(kafka: KafkaBroker, source: str, folder: Path, flow: FlowServer, m
     """Work everything off with one worker."""
     spec = {"flow": flow.spec(), "concurrency": {"perReplica": SLOTS, "ordering": mode}}
     async with WorkerProcess(folder, manifest(kafka.bootstrap, source, spec)) as worker:
-
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done, 60)
+        await worker.works_off(source, 60)
         assert await worker.terminate() == 0
 
 
@@ -99,10 +95,8 @@ async def test_while_a_message_waits_for_its_retry_the_other_keys_go_on(
     assert_serial(flow.calls, lambda call: call.session)
 
 
-async def test_without_order_one_partition_fills_every_slot(
-    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
-) -> None:
-    source = await topic(1)
+def wait_for_all_slots(flow: FlowServer) -> None:
+    """No call ends before there are as many as the worker has slots."""
     everyone = asyncio.Event()
 
     async def answer(call: Call) -> web.Response | None:
@@ -112,6 +106,13 @@ async def test_without_order_one_partition_fills_every_slot(
         return None
 
     flow.answer = answer
+
+
+async def test_without_order_one_partition_fills_every_slot(
+    kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
+) -> None:
+    source = await topic(1)
+    wait_for_all_slots(flow)
     # One key, and none: neither holds anything up.
     keys = [b"k", None]
     await produce(
@@ -126,15 +127,7 @@ async def test_messages_without_a_key_have_no_order(
     kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
 ) -> None:
     source = await topic(1)
-    everyone = asyncio.Event()
-
-    async def answer(call: Call) -> web.Response | None:
-        if flow.running == SLOTS:
-            everyone.set()
-        await everyone.wait()
-        return None
-
-    flow.answer = answer
+    wait_for_all_slots(flow)
     await produce(kafka.bootstrap, source, [(None, f"m{n}".encode()) for n in range(2 * SLOTS)])
     await run(kafka, source, tmp_path, flow, "Key")
     assert flow.most == SLOTS

@@ -19,7 +19,6 @@ from kafkaio import (
     committed,
     create_topics,
     delete_topics,
-    lag,
     produce,
 )
 from testbed import KafkaBroker
@@ -35,13 +34,6 @@ def values(messages: list[Message]) -> list[str]:
     return sorted((value or b"").decode() for _, value in messages)
 
 
-async def work_off(worker: WorkerProcess, source: str, seconds: float = 40) -> None:
-    async def done() -> bool:
-        return await lag(worker.bootstrap, worker.group, source) == 0
-
-    await until(done, seconds)
-
-
 async def test_a_first_start_reads_what_is_there(
     kafka: KafkaBroker, topic: TopicFactory, tmp_path: Path, flow: FlowServer
 ) -> None:
@@ -49,7 +41,7 @@ async def test_a_first_start_reads_what_is_there(
     await produce(kafka.bootstrap, source, numbered(50))
     document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     async with WorkerProcess(tmp_path, document) as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == values(numbered(50))
 
@@ -95,7 +87,7 @@ async def test_strange_metadata_never_makes_a_message_count_as_done(
         kafka.bootstrap, group, {TopicPartition(source, 0): OffsetAndMetadata(5, metadata)}
     )
     async with WorkerProcess(tmp_path, document) as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         ignored = await worker.metric("metadata_ignored_total")
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == values(numbered(50)[5:])
@@ -114,10 +106,7 @@ async def test_a_commit_beyond_the_end_begins_at_the_beginning(
     async with WorkerProcess(tmp_path, document) as worker:
         await until(lambda: len(flow.answered) == 20)
 
-        async def committed_anew() -> bool:
-            return await worker.committed() == 20
-
-        await until(committed_anew, what="the commit goes back to where the messages are")
+        await worker.commits(20, what="the commit goes back to where the messages are")
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == values(numbered(20))
 
@@ -130,13 +119,13 @@ async def test_a_topic_that_was_made_anew_while_nobody_looked(
     document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     await produce(kafka.bootstrap, source, numbered(50))
     async with WorkerProcess(tmp_path, document) as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     await delete_topics(kafka.bootstrap, source)
     await create_topics(kafka.bootstrap, source, partitions=1)
     await produce(kafka.bootstrap, source, numbered(30, "new"))
     async with WorkerProcess(tmp_path, document, "worker-1") as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == values([*numbered(50), *numbered(30, "new")])
 
@@ -151,7 +140,7 @@ async def test_a_topic_that_is_made_anew_under_a_worker(
     document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     await produce(kafka.bootstrap, source, numbered(50))
     async with WorkerProcess(tmp_path, document) as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         await delete_topics(kafka.bootstrap, source)
         await create_topics(kafka.bootstrap, source, partitions=1)
         await produce(kafka.bootstrap, source, numbered(count, "new"))
@@ -160,7 +149,7 @@ async def test_a_topic_that_is_made_anew_under_a_worker(
             return set(values(numbered(count, "new"))) <= set(flow.inputs)
 
         await until(all_called, 120, "every message of the new topic is called")
-        await work_off(worker, source)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert sorted(flow.inputs) == values([*numbered(50), *numbered(count, "new")])
     found = await committed(kafka.bootstrap, worker.group)
@@ -179,13 +168,13 @@ async def test_a_topic_that_is_made_anew_while_its_worker_stands_still(
     document = manifest(kafka.bootstrap, source, {"flow": flow.spec()})
     await produce(kafka.bootstrap, source, numbered(50))
     async with WorkerProcess(tmp_path, document) as worker:
-        await work_off(worker, source)
+        await worker.works_off(source)
         worker.process.send_signal(signal.SIGSTOP)
         await delete_topics(kafka.bootstrap, source)
         await create_topics(kafka.bootstrap, source, partitions=1)
         await produce(kafka.bootstrap, source, numbered(80, "new"))
         worker.process.send_signal(signal.SIGCONT)
         await until(lambda: "new79" in flow.inputs, 100)
-        await work_off(worker, source)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     assert set(flow.inputs) >= set(values(numbered(80, "new")))

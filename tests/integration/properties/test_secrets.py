@@ -148,6 +148,16 @@ QUOTED = {
 }
 
 
+async def said(cluster: Secured, worker: WorkerProcess) -> list[str]:
+    """What a worker's metrics and commits say now."""
+    seen = [(await worker.get("/metrics"))[1]]
+    for offset, metadata in (await committed(cluster.plain, worker.group)).values():
+        figures = decode(offset, metadata).figures
+        assert figures is not None
+        seen.append(f"{figures.reason}: {figures.message}")
+    return seen
+
+
 async def test_no_credential_comes_out(cluster: Secured, tmp_path: Path, flow: FlowServer) -> None:
     locked = True
 
@@ -180,26 +190,18 @@ async def test_no_credential_comes_out(cluster: Secured, tmp_path: Path, flow: F
     seen: list[str] = []
     async with worker:
 
-        async def look() -> None:
-            seen.append((await worker.get("/metrics"))[1])
-            commits = await committed(cluster.plain, worker.group)
-            for offset, metadata in commits.values():
-                figures = decode(offset, metadata).figures
-                assert figures is not None
-                seen.append(f"{figures.reason}: {figures.message}")
-
         async def refusing() -> bool:
             return '"FlowUnauthorized"' in worker.log.read_text()
 
         await until(refusing)
-        await look()
+        seen += await said(cluster, worker)
         locked = False
 
         async def done() -> bool:
             return await lag(cluster.plain, worker.group, "in") == 0
 
         await until(done, 60)
-        await look()
+        seen += await said(cluster, worker)
         assert await worker.terminate() == 0
     log = worker.log.read_text()
     results = await read_all(cluster.plain, "out")

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from flowbinding_worker.kafka.producer import KafkaProducer
 from integration.flow_server import Call, FlowServer, refused
-from integration.worker_process import WorkerProcess, manifest, until
-from kafkaio import TopicFactory, lag, read_all, read_until
+from integration.worker_process import WorkerProcess, manifest
+from kafkaio import TopicFactory, read_all, read_until
 from testbed import KafkaBroker
 
 Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -54,11 +54,7 @@ async def test_poison_becomes_one_dead_letter_and_its_partition_goes_on(
             records.append((b"k", bad[number // 3 - 1], headers))
     await send(kafka.bootstrap, source, records)
     async with WorkerProcess(tmp_path, document) as worker:
-
-        async def done() -> bool:
-            return await lag(kafka.bootstrap, worker.group, source) == 0
-
-        await until(done)
+        await worker.works_off(source)
         assert await worker.terminate() == 0
     letters = sorted(await read_all(kafka.bootstrap, dead), key=lambda r: r.value)
     assert [(r.key, r.value) for r in letters] == [(b"k", bad[1]), (b"k", bad[0])]

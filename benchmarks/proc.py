@@ -1,4 +1,4 @@
-"""What /proc says about a process."""
+"""What /proc says about a process, and about the machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+# Before the measurement adds to it.
+_LOAD = os.getloadavg()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -32,7 +34,7 @@ def machine() -> list[str]:
     """What the figures were taken on."""
     model = _first("/proc/cpuinfo", "model name") or platform.processor()
     memory = int((_first("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) / 1024**2
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    load = ", ".join(f"{value:.1f}" for value in _LOAD)
     size = f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB"
     packages = ("aiokafka", "aiohttp", "httpx", "msgspec", "uvloop")
     return [
