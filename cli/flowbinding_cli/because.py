@@ -23,6 +23,13 @@ from flowbinding_api.scaling import (
 from flowbinding_api.spec import FlowBindingSpec
 from flowbinding_api.status import Condition, FlowBindingStatus, Hold, ScalingStatus
 from flowbinding_api.troubleshooting import ADVICE
+from flowbinding_cli.words import (
+    count,
+    messages,
+    partitions,
+    rate,
+    workers,
+)
 
 FULL = 100
 """A targetUtilization that leaves no headroom."""
@@ -138,48 +145,6 @@ def because(facts: Facts) -> str:
         return f"The operator says {facts.status.reason}."
     made = SENTENCES.get(facts.reason)
     return made(facts) if made is not None else ADVICE[facts.reason][1]
-
-
-def rate(value: float | None) -> str:
-    """Messages a second."""
-    return "?" if value is None else f"{figure(value)}/s"
-
-
-def figure(value: float) -> str:
-    """Three digits, and never an exponent."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 or value == 0 else "less than 0.001"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, or milliseconds when it is short."""
-    return f"{figure(seconds * 1000)} ms" if seconds < 0.1 else f"{figure(seconds)} s"
-
-
-def count(value: int | None) -> str:
-    """A number of things; `?` while it is unknown."""
-    return "?" if value is None else f"{value:,}"
-
-
-def workers(number: int | None) -> str:
-    """`1 worker`, `2 workers`."""
-    return f"{count(number)} worker{'' if number == 1 else 's'}"
-
-
-def partitions(number: int | None) -> str:
-    """`1 partition`, `2 partitions`."""
-    return f"{count(number)} partition{'' if number == 1 else 's'}"
-
-
-def slots(number: int) -> str:
-    """`1 slot`, `2 slots`."""
-    return f"{number} slot{'' if number == 1 else 's'}"
-
-
-def messages(number: int | None) -> str:
-    """`1 message`, `2 messages`."""
-    return f"{count(number)} message{'' if number == 1 else 's'}"
 
 
 def rules_text(rules: ScalingRules, direction: str) -> str:
