@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 import yaml
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 import kafkaio
 from flowbinding_operator.kafka import LATEST, KafkaLink
@@ -80,7 +80,7 @@ class Fleet:
             some = self.topics[start : start + 100]
             await kafkaio.create_topics(self.bed.bootstrap, *some, partitions=PARTITIONS)
         # A broker that ever had a consumer has its topic of commits; making it takes a while.
-        await kafkaio.commit(self.bed.bootstrap, self.name, {TopicPartition(self.topics[0], 0): 0})
+        await kafkaio.coordinator(self.bed.bootstrap, self.name)
         body = {"metadata": {"name": self.name}}
         await self._post("/api/v1/namespaces", body)
         await self._each(
