@@ -39,9 +39,6 @@ SLEEPER_SECONDS = 4.0
 thousand that are read every five minutes would be three requests a second for nothing."""
 BATCH = 250
 """Bindings that are looked at without letting anything else run."""
-FIRST_LOOKS = 200
-"""Bindings whose commits are read for the first time in one look: a start may have to be committed
-for each, and those that are known already have to be looked at again meanwhile."""
 MAX_BACKOFF = 5.0
 """How long a cluster that is away, or not there yet, is left alone at most."""
 HURRY_SECONDS = 0.5
@@ -155,15 +152,10 @@ class ClusterPoller:
         if now - self._slept_at >= SLEEPER_SECONDS:
             self._slept_at = now
             next_sleeper(watched, now)
-        fetches, first = [], 0
+        fetches = []
         for count, one in enumerate(watched, 1):
             if look := self._look(one, ends, now):
-                first += not one.asked
-                if one.asked or first <= FIRST_LOOKS:
-                    one.asked = True
-                    fetches.append(Looked(one, look))
-                else:
-                    self._hurry = True
+                fetches.append(Looked(one, look))
             if count % BATCH == 0:
                 # Thousands in one go would keep everything else waiting.
                 await asyncio.sleep(0)

@@ -71,7 +71,6 @@ class Watched:
     """A target, and what is known of its group.
 
     Attributes:
-        asked: Whether its commits have been asked for, with whatever answer.
         turn: Whether it is this sleeping binding's turn to have its commits read.
         suspects: Partitions that seem to end before what the group has committed of them.
         lost: Those of them that really do.
@@ -87,7 +86,6 @@ class Watched:
     lag: int | None = None
     worked_at: float = float("-inf")
     silent_since: float | None = None
-    asked: bool = False
     turn: bool = False
     unseeded: bool = False
     suspects: frozenset[Partition] = frozenset()

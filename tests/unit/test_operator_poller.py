@@ -13,7 +13,6 @@ from prometheus_client import generate_latest
 from flowbinding_api.offsets import Figures
 from flowbinding_api.reasons import Reason
 from flowbinding_api.spec import StartFrom
-from flowbinding_operator import poller as poller_module
 from flowbinding_operator.kafka import ClusterError, Layout, MovedError
 from flowbinding_operator.lag import Commit, Observation, Partition, Target, Trouble
 from flowbinding_operator.metrics import Metrics
@@ -358,26 +357,6 @@ async def test_of_many_new_bindings_not_each_has_all_others_looked_at() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert link.requests.count("ends") <= 10
-
-
-@pytest.mark.parametrize("wrong", [False, True])
-async def test_many_new_bindings_are_taken_on_a_few_at_each_look(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, wrong: bool
-) -> None:
-    monkeypatch.setattr(poller_module, "FIRST_LOOKS", 2)
-    for number in range(4):
-        bench.poller.watch(Target(f"shop/{number}", f"g{number}", ("orders",)))
-    if wrong:
-        # Those that fail are in nobody's way.
-        bench.link.failing["committed"] = ClusterError("not allowed", Reason.KAFKA_UNREACHABLE)
-    counts = []
-    for _ in range(3):
-        await bench.tick()
-        counts.append(len(bench.seen))
-    assert counts == [2, 4, 5]
-    bench.link.failing.clear()
-    await bench.tick()
-    assert [seen.lag for seen in bench.seen.values()] == [0] * 5
 
 
 async def test_a_tick_that_is_cut_short_leaves_nothing_half_begun() -> None:
